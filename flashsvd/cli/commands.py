@@ -1,0 +1,26 @@
+"""The table of commands; each is a file of its own."""
+
+from __future__ import annotations
+
+import typer
+
+from flashsvd.cli.app import app
+from flashsvd.cli.compare import compare
+from flashsvd.cli.curve import curve
+from flashsvd.cli.models import models
+from flashsvd.cli.record import record
+from flashsvd.cli.train_demo import train_demo
+
+application = typer.Typer(
+    name="flashsvd",
+    help="SVD-compressed transformers: compress, run the streaming kernels beside dense, see what it costs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+application.command("models")(models)
+application.command("compare")(compare)
+application.command("curve")(curve)
+application.command("record")(record)
+application.command("train-demo")(train_demo)
+application.command("app")(app)

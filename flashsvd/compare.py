@@ -1,0 +1,238 @@
+"""One model, one plan, several engines on the same input: latency, memory, accuracy, and whether they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from flashsvd.data import check_input_size, evaluation_samples, timing_ids
+from flashsvd.engines.build import build, check_engine, checked_between_layers, weight_bytes
+from flashsvd.errors import InputError, OutOfMemoryError
+from flashsvd.factors import factorise
+from flashsvd.kernels.backend import choose
+from flashsvd.measure.accuracy import measure_accuracy
+from flashsvd.measure.fidelity import check_input, judge, outputs, reference_outputs, worst_error
+from flashsvd.measure.latency import time_engines
+from flashsvd.measure.machine import available_bytes, describe_machine
+from flashsvd.measure.memory import allocator_peak_bytes, peak_activation_bytes, record_timeline
+from flashsvd.models.load import LoadedModel
+from flashsvd.ranks import RankPlan
+from flashsvd.results import CompareRequest, Comparison, EngineRun, Metric, ModelInfo
+from flashsvd.session import Session
+from flashsvd.spectra import Progress
+
+_TIMING_SECONDS = {"cpu": 12.0, "cuda": 20.0}
+
+
+def compare(
+    request: CompareRequest, session: Session | None = None, progress: Progress | None = None
+) -> Comparison:
+    """Runs every engine that the request names on one batch, and scores each on held-out pieces.
+
+    progress: called often, also between layers; may raise Cancelled.
+
+    Raises:
+        InputError, PlanError, ModelError, CheckpointError, DeviceError: see where each is made.
+        OutOfMemoryError: the batch does not fit; nothing is left allocated.
+    """
+    report = progress or _silent
+    session = session or Session()
+    _check(request)
+    report("Loading the model", 0.0)
+    loaded = session.model(request.model, request.dtype, request.device, request.per_head)
+    check_input_size(loaded, request.batch, request.seq)
+    plan = request.choice.resolve(loaded.shape)
+    spectra, decompositions = session.spectra(
+        loaded, request.method, lambda stage, share: report(stage, 0.02 + 0.18 * share)
+    )
+    factors = factorise(loaded, spectra, plan)
+    report("Building the engines", 0.2)
+    names = list(dict.fromkeys((*request.engines, "lowrank")))
+    models = {name: build(loaded, name, factors, plan, method=request.method) for name in names}
+    stage = _Stage(report)
+    with ExitStack() as hooks:
+        for model in models.values():
+            hooks.enter_context(checked_between_layers(model, loaded.family, stage.tick))
+        try:
+            return _measure(request, loaded, plan, models, decompositions, stage)
+        except torch.OutOfMemoryError:
+            # Raised anew outside the handler: the traceback would keep the run's tensors alive.
+            pass
+    raise OutOfMemoryError(_what(request), stage.needed_bytes, available_bytes(loaded.device))
+
+
+def _measure(
+    request: CompareRequest,
+    loaded: LoadedModel,
+    plan: RankPlan,
+    models: dict[str, Any],
+    decompositions: int,
+    stage: _Stage,
+) -> Comparison:
+    device, family = loaded.device, loaded.family
+    blocks = {name: family.layers(model.base_model) for name, model in models.items()}
+    asked = [name for name in models if name in request.engines]
+
+    stage.begin("Checking that it fits", 0.21)
+    _check_fits(request, loaded, models, blocks, asked, stage)
+    ids = timing_ids(loaded, request.batch, request.seq, request.seed)
+    calls = {name: _call(models[name], ids) for name in asked}
+
+    stage.begin("Checking the engines against each other", 0.25)
+    small, mask = check_input(ids)
+    found = {name: outputs(model, family, small, mask) for name, model in models.items()}
+    reference, reference_name = reference_outputs(models["lowrank"], family, small, mask)
+
+    stage.begin("Timing", 0.3)
+    latency = time_engines(
+        calls,
+        device,
+        repeats=request.repeats,
+        budget_seconds=_TIMING_SECONDS[device.type],
+        progress=lambda share: stage.begin("Timing", 0.3 + 0.25 * share),
+    )
+    runs = []
+    for index, name in enumerate(asked):
+        share = 0.55 + 0.45 * index / len(asked)
+        stage.begin(f"Recording the memory of {name}", share)
+        timeline = record_timeline(models[name], blocks[name], calls[name])
+        peak = (
+            allocator_peak_bytes(device, calls[name])
+            if device.type == "cuda"
+            else peak_activation_bytes(timeline)
+        )
+        metric = _score(request, loaded, models[name], name, stage, share, 0.45 / len(asked))
+        quantiles, repeats = latency[name]
+        runs.append(
+            EngineRun(
+                engine=name,
+                backend=choose(device) if name == "flash" else "torch",
+                latency_ms=quantiles,
+                repeats=repeats,
+                peak_activation_bytes=peak,
+                weight_bytes=weight_bytes(models[name]),
+                metric=metric,
+                error_vs_lowrank=worst_error(found[name], found["lowrank"]),
+                gate=judge(
+                    found[name],
+                    found["lowrank"],
+                    reference,
+                    name=reference_name,
+                    dtype=loaded.model.dtype,
+                    sublayers=2 * len(blocks[name]),
+                )
+                if name == "flash"
+                else None,
+                timeline=timeline,
+            )
+        )
+    stage.begin("Done", 1.0)
+    return Comparison(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=describe_machine(device),
+        model=model_info(loaded),
+        method=request.method,
+        plan=plan,
+        batch=request.batch,
+        seq=request.seq,
+        dtype=request.dtype,
+        seed=request.seed,
+        decompositions=decompositions,
+        runs=tuple(runs),
+    )
+
+
+def model_info(loaded: LoadedModel) -> ModelInfo:
+    """What a result says of the model that it is about."""
+    return ModelInfo(loaded.name, loaded.source.kind, loaded.trained, loaded.parameters, loaded.shape)
+
+
+class _Stage:
+    """The current stage, repeated between layers so that a cancel is heard during long forwards."""
+
+    def __init__(self, report: Progress) -> None:
+        self._report = report
+        self._now = ("", 0.0)
+        self.needed_bytes: int | None = None
+
+    def begin(self, words: str, share: float) -> None:
+        self._now = (words, min(share, 1.0))
+        self.tick()
+
+    def tick(self) -> None:
+        self._report(*self._now)
+
+
+def _silent(stage: str, share: float) -> None:
+    """No progress wanted."""
+
+
+def _check(request: CompareRequest) -> None:
+    if not request.engines:
+        raise InputError("engines must name at least one of dense, lowrank, flash")
+    for engine in request.engines:
+        check_engine(engine)
+    for name in ("batch", "samples", "repeats"):
+        if getattr(request, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {getattr(request, name)}")
+
+
+def _call(model: Any, ids: torch.Tensor) -> Callable[[], Any]:
+    @torch.inference_mode()
+    def forward() -> Any:
+        return model(input_ids=ids)
+
+    return forward
+
+
+def _check_fits(
+    request: CompareRequest,
+    loaded: LoadedModel,
+    models: dict[str, Any],
+    blocks: dict[str, list[torch.nn.Module]],
+    asked: list[str],
+    stage: _Stage,
+) -> None:
+    """Measures a batch of one and multiplies: what a forward takes grows at most with the batch.
+
+    A CPU grants memory it does not have and then kills the process, so this has to be asked before.
+    """
+    single = timing_ids(loaded, 1, request.seq, request.seed)
+    free = available_bytes(loaded.device)
+    for name in asked:
+        one = peak_activation_bytes(record_timeline(models[name], blocks[name], _call(models[name], single)))
+        needed = one * request.batch
+        stage.needed_bytes = max(stage.needed_bytes or 0, needed)
+        if needed > free:
+            raise OutOfMemoryError(f"{_what(request)} on the {name} engine", needed, free)
+
+
+def _what(request: CompareRequest) -> str:
+    return f"batch {request.batch} x {request.seq} tokens of {request.model}"
+
+
+def _score(
+    request: CompareRequest,
+    loaded: LoadedModel,
+    model: Any,
+    name: str,
+    stage: _Stage,
+    start: float,
+    span: float,
+) -> Metric | None:
+    samples = evaluation_samples(loaded, request.samples, request.seed)
+    if samples is None or not loaded.trained:
+        return None
+    words = f"Scoring {name} on {len(samples.labels)} held-out pieces"
+    return measure_accuracy(
+        model,
+        samples.encoded,
+        samples.labels,
+        pad_id=samples.pad_id,
+        seed=request.seed,
+        progress=lambda share: stage.begin(words, start + span * share),
+    )

@@ -1,0 +1,129 @@
+"""Compressed checkpoints: written by save_pretrained, read by from_pretrained, without the dense weights.
+
+transformers has one door for checkpoints whose modules differ from the class: a quantizer. Ours lays out the
+low-rank modules of the plan before the weights are read. After `register()` the Auto classes and pipeline() open a
+compressed folder like any other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZER_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from flashsvd.errors import CheckpointError, PlanError
+from flashsvd.models.family import family_of
+from flashsvd.models.load import check_safetensors, read_model
+from flashsvd.ranks import RankPlan
+
+METHOD = "flashsvd"
+
+
+class FactorConfig(QuantizationConfigMixin):
+    """What config.json says of a compressed checkpoint: its plan, the method that made it, its engine."""
+
+    def __init__(
+        self,
+        plan: dict[str, Any],
+        method: str = "svd",
+        engine: str = "flash",
+        **_: Any,
+    ) -> None:
+        self.quant_method = METHOD  # type: ignore[assignment]
+        self.plan = plan
+        self.method = method
+        self.engine = engine
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "quant_method": METHOD,
+            "plan": self.plan,
+            "method": self.method,
+            "engine": self.engine,
+        }
+
+
+class FactorLoader(HfQuantizer):
+    """Exchanges the linears for low-rank modules before their weights are read."""
+
+    requires_calibration = True
+    quantization_config: FactorConfig
+
+    def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
+        from flashsvd.engines.build import exchange_linears
+
+        config = self.quantization_config
+        plan = RankPlan.from_json(config.plan)
+        family = family_of(model.config.model_type)
+        plan.check_fits(family.shape(model.config))
+        exchange_linears(model, family, plan)
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        from flashsvd.engines.stream import stream
+
+        config = self.quantization_config
+        model.eval().requires_grad_(False)
+        if config.engine == "flash":
+            stream(model, family_of(model.config.model_type), RankPlan.from_json(config.plan).shape)
+        return model
+
+    def is_serializable(self, *_: Any, **__: Any) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+def register() -> None:
+    """Teaches transformers to open compressed checkpoints. Calling it again does nothing."""
+    if METHOD not in AUTO_QUANTIZER_MAPPING:
+        register_quantization_config(METHOD)(FactorConfig)
+        register_quantizer(METHOD)(FactorLoader)
+
+
+def mark(model: Any, plan: RankPlan, method: str, engine: str) -> None:
+    """Writes plan, method and engine into a model's configuration, so that save_pretrained keeps them."""
+    register()
+    model.config.quantization_config = FactorConfig(plan.to_json(), method, engine)
+
+
+def load_compressed(
+    folder: Path | str, *, engine: str | None = None, dtype: torch.dtype | None = None
+) -> transformers.PreTrainedModel:
+    """Opens a compressed checkpoint; the dense weights are never built.
+
+    engine: lowrank or flash; by default the one it was saved with.
+
+    Raises:
+        CheckpointError: not a compressed checkpoint, files missing, truncated or of another shape.
+    """
+    from flashsvd.engines.build import check_engine
+
+    folder = Path(folder)
+    register()
+    check_safetensors(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    saved = getattr(config, "quantization_config", None)
+    if not isinstance(saved, dict) or saved.get("quant_method") != METHOD:
+        raise CheckpointError(f"{folder} is not a compressed checkpoint: its config.json names no rank plan")
+    if engine is not None:
+        check_engine(engine)
+        saved["engine"] = engine
+    model_class = next(
+        (found for name in config.architectures or [] if (found := getattr(transformers, name, None))),
+        transformers.AutoModel,
+    )
+    try:
+        return read_model(model_class, folder, dtype or config.dtype or torch.float32, config=config)
+    except PlanError as error:
+        raise CheckpointError(f"{folder}: {error}") from None

@@ -1,0 +1,74 @@
+"""The linears that hold factors. They stand where nn.Linear stood, under the same names."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from flashsvd.kernels.layout import HeadLayout, Projection
+from flashsvd.models.shape import Slot
+
+
+class LowRankLinear(nn.Module):
+    """y = (x·Vᵀ)·Uᵀ + b: U [out, k], V [k, in], bias [out]."""
+
+    def __init__(self, out_features: int, in_features: int, rank: int, bias: bool) -> None:
+        super().__init__()
+        self.U = nn.Parameter(torch.empty(out_features, rank), requires_grad=False)
+        self.V = nn.Parameter(torch.empty(rank, in_features), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(linear(x, self.V), self.U, self.bias)
+
+
+class HeadLowRankLinear(nn.Module):
+    """q, k or v from factors: P = x·Vᵀ [.., R], then head i = P[.., its columns] · U[its rows].
+
+    V [R, in], U [rows, head_dim], bias [heads·head_dim]; `layout` says which columns and rows are whose.
+    """
+
+    table: torch.Tensor
+
+    def __init__(self, head_dim: int, in_features: int, layout: HeadLayout, bias: bool) -> None:
+        super().__init__()
+        self.layout = layout
+        self.head_dim = head_dim
+        self.U = nn.Parameter(torch.empty(layout.u_rows, head_dim), requires_grad=False)
+        self.V = nn.Parameter(torch.empty(layout.p_width, in_features), requires_grad=False)
+        width = layout.heads * head_dim
+        self.bias = nn.Parameter(torch.empty(width), requires_grad=False) if bias else None
+        # Made on the CPU even while a checkpoint is laid out on the meta device: it is not in the file.
+        with torch.device("cpu"):
+            self.register_buffer("table", layout.table(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        p = linear(x, self.V)
+        if self.layout.shared:
+            blocks = self.U.unflatten(0, (self.layout.heads, -1))
+            heads = torch.einsum("...r,jrh->...jh", p, blocks)
+        elif len(set(self.layout.ranks)) == 1:
+            blocks = self.U.unflatten(0, (self.layout.heads, -1))
+            heads = torch.einsum("...jr,jrh->...jh", p.unflatten(-1, (self.layout.heads, -1)), blocks)
+        else:
+            ranks = list(self.layout.ranks)
+            parts = zip(p.split(ranks, -1), self.U.split(ranks), strict=True)
+            heads = torch.stack([part @ block for part, block in parts], -2)
+        out = heads.flatten(-2)
+        return out if self.bias is None else out.add_(self.bias)
+
+
+def low_rank_module(slot: Slot, ranks: tuple[int, ...], bias: bool) -> nn.Module:
+    """An empty module for a slot whose stored ranks are given (`flashsvd.factors.layout_ranks`)."""
+    if slot.heads:
+        layout = HeadLayout(ranks, shared=not slot.per_head)
+        return HeadLowRankLinear(slot.out_features // slot.heads, slot.in_features, layout, bias)
+    return LowRankLinear(slot.out_features, slot.in_features, ranks[0], bias)
+
+
+def projection(module: nn.Module, x: torch.Tensor) -> Projection:
+    """What the attention kernel takes of q, k or v: rank-space activations [B, S, R], or the heads where dense."""
+    if isinstance(module, HeadLowRankLinear):
+        return Projection(linear(x, module.V), module.U, module.bias, module.layout, module.table)
+    return Projection(module(x), None, None, None, None)

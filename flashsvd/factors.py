@@ -1,0 +1,94 @@
+"""Spectrum + RankPlan -> the two factors of every matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from flashsvd.models.load import LoadedModel
+from flashsvd.models.shape import Slot
+from flashsvd.ranks import Rank, RankPlan
+from flashsvd.spectra import Spectra, weight_of
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """W ≈ U·V of one slot.
+
+    A slot without heads: u [out, k], v [k, in]. A slot with heads: v [R, in] and u [rows, head_dim], where head i
+    is p[:, its columns] @ u[its rows] with p = x·vᵀ; per head both are packed by `ranks`, and a whole matrix
+    (`shared`) has one v [k, in] for all heads and u stacked head by head.
+    """
+
+    u: torch.Tensor
+    v: torch.Tensor
+    ranks: tuple[int, ...]
+    shared: bool = False
+
+
+Factors = Mapping[tuple[int, str], LowRank]
+"""Factors by (layer, slot name). A slot that is missing stays dense."""
+
+
+def layout_ranks(slot: Slot, ranks: tuple[Rank, ...]) -> tuple[int, ...] | None:
+    """The rank each head's factor really has, one per head (one in all for a slot without heads).
+
+    None where the whole slot stays dense. A dense unit among low-rank ones is stored as its own weight times an
+    identity, rank `unit_out`: exact, and only ever one small block.
+    """
+    if all(rank is None for rank in ranks):
+        return None
+    stored = tuple(slot.unit_out if rank is None else rank for rank in ranks)
+    return stored * slot.heads if slot.heads and slot.units == 1 else stored
+
+
+def factorise(loaded: LoadedModel, spectra: Spectra, plan: RankPlan) -> dict[tuple[int, str], LowRank]:
+    """Slices every spectrum at the plan's ranks, in the model's dtype and on its device.
+
+    Raises:
+        PlanError: the plan is for another model, or for the other choice of per head or whole matrix.
+    """
+    plan.check_fits(loaded.shape)
+    factors = {}
+    for layer, slot in plan.shape:
+        ranks = plan.get(layer, slot.name)
+        stored = layout_ranks(slot, ranks)
+        if stored is None:
+            continue
+        weight = weight_of(loaded, layer, slot)
+        dense = weight.reshape(slot.units, slot.unit_out, slot.in_features)
+        spectrum = spectra.by_slot[layer, slot.name]
+        pairs = []
+        for unit, rank in enumerate(ranks):
+            if rank is None:
+                identity = torch.eye(slot.unit_out, dtype=dense.dtype, device=dense.device)
+                pairs.append((identity, dense[unit]))
+            else:
+                pairs.append(spectrum.factors(unit, rank))
+        factors[layer, slot.name] = _pack(slot, pairs, stored, weight)
+    return factors
+
+
+def _pack(
+    slot: Slot, pairs: list[tuple[torch.Tensor, torch.Tensor]], stored: tuple[int, ...], like: torch.Tensor
+) -> LowRank:
+    v = torch.cat([right for _, right in pairs]).to(like)
+    if not slot.heads:
+        return LowRank(pairs[0][0].to(like).contiguous(), v, stored)
+    if slot.per_head:
+        return LowRank(torch.cat([left.T for left, _ in pairs]).to(like).contiguous(), v, stored)
+    heads = pairs[0][0].unflatten(0, (slot.heads, -1)).transpose(1, 2)
+    return LowRank(heads.flatten(0, 1).to(like).contiguous(), v, stored, shared=True)
+
+
+def reconstruct(slot: Slot, factor: LowRank) -> torch.Tensor:
+    """The dense weight [out, in] that the factors stand for."""
+    if not slot.heads:
+        return factor.u @ factor.v
+    if factor.shared:
+        blocks = factor.u.unflatten(0, (slot.heads, -1)).transpose(1, 2)
+        return blocks.flatten(0, 1) @ factor.v
+    lefts, rights = factor.u.split(list(factor.ranks)), factor.v.split(list(factor.ranks))
+    return torch.cat([left.T @ right for left, right in zip(lefts, rights, strict=True)])

@@ -1,0 +1,272 @@
+"""Submits work to Dask workers, follows it, and survives what happens to them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from flashsvd.errors import FlashSVDError
+from flashsvd.jobs.status import JobStatus, State
+from flashsvd.results import (
+    CompareRequest,
+    CurvePoint,
+    CurveRequest,
+    Machine,
+    SpectraRequest,
+    from_json,
+)
+
+Request = CompareRequest | CurveRequest | SpectraRequest
+
+_KINDS = {CompareRequest: "compare", CurveRequest: "curve", SpectraRequest: "spectra"}
+_CANCEL_SECONDS = 20.0
+_KEPT_JOBS = 200
+
+
+@dataclass
+class _Job:
+    id: str
+    request: Request
+    created: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    ended: float | None = None
+    stage: str = "Waiting"
+    share: float = 0.0
+    state: State = "starting"
+    error: str | None = None
+    result: Any = None
+    points: list[CurvePoint] = field(default_factory=list)
+    future: Any = None
+    cancel_at: float | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.state in ("starting", "queued", "running")
+
+
+class JobService:
+    """A queue of jobs in front of one worker process, or of a Dask scheduler given by address.
+
+    Constructing it returns at once; the worker comes up in the background and jobs wait for it. All methods may be
+    called from any thread. A worker that dies or hangs costs the job that ran on it, is started anew, and the job
+    says so.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+        self._lock = threading.RLock()
+        self._jobs: dict[str, _Job] = {}
+        self._machine: Machine | None = None
+        self._client: Any = None
+        self._cluster: Any = None
+        self._broken: str | None = None
+        self._closed = threading.Event()
+        self._ready = threading.Event()
+        threading.Thread(target=self._start, name="flashsvd-jobs", daemon=True).start()
+
+    # Asked from outside
+
+    def submit(self, request: Request) -> str:
+        """Queues a request; returns the job's id."""
+        job = _Job(uuid.uuid4().hex[:12], request)
+        with self._lock:
+            self._jobs[job.id] = job
+            self._forget_old()
+            if self._broken:
+                self._end(job, "failed", error=self._broken)
+            elif self._ready.is_set():
+                self._send(job)
+        return job.id
+
+    def status(self, job_id: str) -> JobStatus:
+        """How a job stands. An unknown id is a failed job: the server was restarted since."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None:
+                return JobStatus(
+                    job_id, "", "failed", "", 0.0, 0, "this job is not known here any more: run it again", 0.0
+                )
+            self._unstick(job)
+            ahead = sum(other.active and other.created < job.created for other in self._jobs.values())
+            seconds = (job.ended or time.monotonic()) - (job.started or job.created)
+            return JobStatus(
+                job.id, _KINDS[type(job.request)], job.state, job.stage, job.share, ahead, job.error, seconds
+            )
+
+    def result(self, job_id: str) -> Any:
+        """What a finished job returned. Raises FlashSVDError where there is nothing."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None or job.state != "done":
+                raise FlashSVDError(job.error if job and job.error else "this job has no result")
+            return job.result
+
+    def partial(self, job_id: str) -> list[CurvePoint]:
+        """Points of a curve that are measured so far."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            return list(job.points) if job else []
+
+    def wait(self, job_id: str, seconds: float) -> JobStatus:
+        """Blocks until a job has ended or the time is over."""
+        deadline = time.monotonic() + seconds
+        while (status := self.status(job_id)).active and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return status
+
+    def cancel(self, job_id: str) -> None:
+        """Stops a job: at once while it waits, between two layers while it runs."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None or not job.active:
+                return
+            if job.state != "running":
+                if job.future is not None:
+                    job.future.cancel()
+                self._end(job, "cancelled")
+                return
+            job.stage, job.cancel_at = "Stopping", time.monotonic()
+            client = self._client
+        # In a thread of its own: a page must not wait for a busy worker.
+        threading.Thread(target=_tell_cancel, args=(client, job_id), daemon=True).start()
+
+    def machine(self) -> Machine | None:
+        """The worker's machine, or None until it has answered."""
+        return self._machine
+
+    def close(self) -> None:
+        """Ends the worker processes that this service started."""
+        self._closed.set()
+        with self._lock:
+            client, cluster, self._client, self._cluster = self._client, self._cluster, None, None
+        for thing in (client, cluster):
+            if thing is not None:
+                with contextlib.suppress(Exception):
+                    thing.close(timeout=5)
+
+    # Behind it
+
+    def _start(self) -> None:
+        try:
+            from distributed import Client
+            from distributed.deploy.subprocess import SubprocessCluster
+
+            from flashsvd.jobs.tasks import TOPIC, WorkerState, warm
+
+            logging.getLogger("distributed").setLevel(logging.ERROR)
+            target: Any = self._address
+            if target is None:
+                # One failure is enough: a job that killed its worker is not given a second one.
+                target = self._cluster = SubprocessCluster(
+                    n_workers=1,
+                    threads_per_worker=1,
+                    dashboard_address=None,  # type: ignore[arg-type]
+                    scheduler_kwargs={"allowed_failures": 0, "dashboard": False},
+                    worker_kwargs={"memory_limit": 0, "dashboard": False},
+                )
+            client = Client(target, timeout=60, set_as_default=False)
+            client.register_plugin(WorkerState())
+            client.subscribe_topic(TOPIC, self._hear)
+            if self._closed.is_set():
+                client.close()
+                return
+            with self._lock:
+                self._client = client
+                self._ready.set()
+                for job in self._jobs.values():
+                    if job.active:
+                        self._send(job)
+            self._machine = client.submit(warm, pure=False).result(timeout=120)
+        except Exception as error:
+            with self._lock:
+                if self._closed.is_set():
+                    return
+                if self._machine is None and not self._ready.is_set():
+                    self._broken = f"the worker could not be started: {error}"
+                    for job in self._jobs.values():
+                        if job.active:
+                            self._end(job, "failed", error=self._broken)
+
+    def _send(self, job: _Job) -> None:
+        from flashsvd.jobs.tasks import run_job
+
+        job.state = "queued"
+        job.future = self._client.submit(run_job, job.id, job.request, key=f"job-{job.id}", pure=False)
+        job.future.add_done_callback(lambda future: self._finished(job, future))
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        _, message = event
+        with self._lock:
+            job = self._jobs.get(message.get("job", ""))
+            if job is None or not job.active:
+                return
+            if "point" in message:
+                job.points.append(from_json(CurvePoint, message["point"]))
+                return
+            if job.started is None:
+                job.started = time.monotonic()
+            job.state = "running"
+            job.share = max(job.share, message["share"])
+            if job.cancel_at is None:
+                job.stage = message["stage"]
+
+    def _finished(self, job: _Job, future: Any) -> None:
+        from flashsvd.jobs.tasks import Failure
+
+        try:
+            result = future.result(timeout=60)
+            error: BaseException | None = None
+        except BaseException as problem:
+            result, error = None, problem
+        with self._lock:
+            if not job.active:
+                return
+            if job.cancel_at is not None or (isinstance(result, Failure) and result.cancelled):
+                self._end(job, "cancelled")
+            elif isinstance(result, Failure):
+                self._end(job, "failed", error=result.line)
+            elif error is None:
+                job.result, job.share = result, 1.0
+                self._end(job, "done")
+            elif type(error).__name__ == "KilledWorker":
+                self._end(
+                    job,
+                    "failed",
+                    error="the worker process died during this run, most often for want of memory; "
+                    "it was started again: use a smaller batch, or run again",
+                )
+            else:
+                self._end(job, "failed", error=f"the run failed: {error}")
+
+    def _end(self, job: _Job, state: State, error: str | None = None) -> None:
+        job.state, job.error, job.ended, job.future = state, error, time.monotonic(), None
+        job.stage = {"done": "Done", "cancelled": "Cancelled"}.get(state, "Failed")
+
+    def _unstick(self, job: _Job) -> None:
+        """A job that does not hear its cancel loses its worker."""
+        if job.state == "running" and job.cancel_at and time.monotonic() - job.cancel_at > _CANCEL_SECONDS:
+            self._end(job, "cancelled")
+            client = self._client
+            threading.Thread(target=lambda: _restart(client), daemon=True).start()
+
+    def _forget_old(self) -> None:
+        for old in list(self._jobs)[:-_KEPT_JOBS]:
+            if not self._jobs[old].active:
+                del self._jobs[old]
+
+
+def _tell_cancel(client: Any, job_id: str) -> None:
+    from flashsvd.jobs.tasks import request_cancel
+
+    with contextlib.suppress(Exception):
+        client.run(request_cancel, job_id)
+
+
+def _restart(client: Any) -> None:
+    with contextlib.suppress(Exception):
+        client.restart_workers(list(client.scheduler_info()["workers"]), timeout=30)

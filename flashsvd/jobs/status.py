@@ -1,0 +1,26 @@
+"""What the outside sees of a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["starting", "queued", "running", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """`place` counts the jobs before this one, `fraction` runs from 0 to 1, `error` is one line."""
+
+    id: str
+    kind: str
+    state: State
+    stage: str
+    fraction: float
+    place: int
+    error: str | None
+    seconds: float
+
+    @property
+    def active(self) -> bool:
+        return self.state in ("starting", "queued", "running")

@@ -1,0 +1,118 @@
+"""What a worker process does. It keeps its models between jobs, reports progress, and hears a cancel."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Worker, WorkerPlugin, get_worker
+
+from flashsvd.errors import Cancelled, FlashSVDError
+from flashsvd.results import CompareRequest, CurveRequest, Machine, SpectraRequest, SpectraSummary, to_json
+
+TOPIC = "flashsvd-jobs"
+PLUGIN = "flashsvd"
+_REPORT_EVERY_SECONDS = 0.1
+
+
+class WorkerState(WorkerPlugin):
+    """The models that a worker keeps, and the jobs that were cancelled."""
+
+    name = PLUGIN
+
+    def setup(self, worker: Worker) -> None:
+        self.cancelled: set[str] = set()
+        self.session: Any = None
+
+
+def state_of(worker: Worker) -> WorkerState:
+    """The state that rides on a worker."""
+    plugin = worker.plugins[PLUGIN]
+    assert isinstance(plugin, WorkerState)
+    return plugin
+
+
+def request_cancel(job: str, dask_worker: Worker) -> None:
+    """Runs beside the job, on the worker's event loop."""
+    state_of(dask_worker).cancelled.add(job)
+
+
+def warm() -> Machine:
+    """Loads what every job needs, and says what machine this is."""
+    import torch
+
+    from flashsvd.measure.machine import describe_machine
+    from flashsvd.models.load import pick_device
+    from flashsvd.session import Session
+
+    _use_all_cores(torch)
+    state = state_of(get_worker())
+    state.session = state.session or Session()
+    return describe_machine(pick_device("auto"))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended without a result, in one line. Returned, not raised: a worker logs what is raised."""
+
+    line: str
+    cancelled: bool = False
+
+
+def run_job(job: str, request: CompareRequest | CurveRequest | SpectraRequest) -> Any:
+    """Runs one request; returns its result or a Failure."""
+    from flashsvd.compare import compare, model_info
+    from flashsvd.curve import accuracy_curve
+
+    warm()
+    worker = get_worker()
+    state = state_of(worker)
+    progress = _reporter(worker, state, job)
+    try:
+        if isinstance(request, CompareRequest):
+            return compare(request, state.session, progress)
+        if isinstance(request, CurveRequest):
+
+            def on_point(point: Any) -> None:
+                worker.log_event(TOPIC, {"job": job, "point": to_json(point)})
+
+            return accuracy_curve(request, state.session, progress, on_point)
+        loaded = state.session.model(request.model, "fp32", request.device, request.per_head)
+        spectra, _ = state.session.spectra(loaded, request.method, progress)
+        return SpectraSummary(model_info(loaded), request.method, spectra.sigmas())
+    except Cancelled:
+        return Failure("cancelled", cancelled=True)
+    except FlashSVDError as error:
+        return Failure(str(error))
+    except Exception as error:
+        logging.getLogger(__name__).exception("job %s", job)
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return Failure(f"the run failed: {first}")
+    finally:
+        state.cancelled.discard(job)
+
+
+def _reporter(worker: Worker, state: WorkerState, job: str) -> Callable[[str, float], None]:
+    last = ("", 0.0)
+
+    def report(stage: str, share: float) -> None:
+        nonlocal last
+        if job in state.cancelled:
+            raise Cancelled("cancelled")
+        now = time.perf_counter()
+        if stage != last[0] or now - last[1] > _REPORT_EVERY_SECONDS:
+            last = (stage, now)
+            worker.log_event(TOPIC, {"job": job, "stage": stage, "share": float(share)})
+
+    return report
+
+
+def _use_all_cores(torch: Any) -> None:
+    """Dask starts its workers with one thread for arithmetic; ours runs one job at a time and may use all."""
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(cores or 1)

@@ -1,0 +1,1 @@
+"""Measurements: each returns plain data with units in the names, never a picture."""

@@ -1,0 +1,127 @@
+"""What a model is made of, as far as factorisation cares: its linears, layer by layer. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flashsvd.errors import PlanError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One linear of a block, y = x·Wᵀ + b with W [out_features, in_features].
+
+    A slot with heads (q, k, v) is factored head by head when `per_head`: `units` matrices of
+    [out_features / heads, in_features]. Any other slot is one unit.
+
+    >>> q = Slot("q", 768, 768, heads=12)
+    >>> q.units, q.unit_out, q.full_rank, round(q.break_even, 2)
+    (12, 64, 64, 59.08)
+    """
+
+    name: str
+    out_features: int
+    in_features: int
+    heads: int = 0
+    per_head: bool = True
+
+    @property
+    def units(self) -> int:
+        """How many matrices are factored on their own."""
+        return self.heads if self.heads and self.per_head else 1
+
+    @property
+    def unit_out(self) -> int:
+        return self.out_features // self.units
+
+    @property
+    def full_rank(self) -> int:
+        return min(self.unit_out, self.in_features)
+
+    @property
+    def break_even(self) -> float:
+        """The rank mn/(m+n) at which two factors cost what the dense unit costs."""
+        return self.unit_out * self.in_features / (self.unit_out + self.in_features)
+
+    @property
+    def unit_parameters(self) -> int:
+        return self.unit_out * self.in_features
+
+    def factor_parameters(self, rank: int) -> int:
+        """Parameters of one unit's two factors at this rank."""
+        return rank * (self.unit_out + self.in_features)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The linears of every layer, and the few sizes that engines and pictures need."""
+
+    family: str
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    max_positions: int
+    layers: tuple[tuple[Slot, ...], ...]
+
+    def __iter__(self) -> Iterator[tuple[int, Slot]]:
+        """Every (layer index, slot), in order."""
+        for index, slots in enumerate(self.layers):
+            for slot in slots:
+                yield index, slot
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Slot names in the order of the first layer that has each."""
+        names: dict[str, None] = {}
+        for _, slot in self:
+            names.setdefault(slot.name)
+        return tuple(names)
+
+    @property
+    def dense_parameters(self) -> int:
+        """Weights of all linears that can be factored, before factoring."""
+        return sum(slot.out_features * slot.in_features for _, slot in self)
+
+    def slot(self, layer: int, name: str) -> Slot:
+        """The slot of this name in a layer (counted from 0).
+
+        Raises:
+            PlanError: there is no such layer or slot.
+        """
+        if not 0 <= layer < len(self.layers):
+            raise PlanError(
+                f"layer L{layer + 1} does not exist: this model has layers L1 to L{len(self.layers)}"
+            )
+        for slot in self.layers[layer]:
+            if slot.name == name:
+                return slot
+        names = ", ".join(slot.name for slot in self.layers[layer])
+        raise PlanError(f"layer L{layer + 1} has no projection {name!r}: expected one of {names}")
+
+    def with_per_head(self, per_head: bool) -> ModelShape:
+        """The same model with q, k, v factored per head, or each as one whole matrix."""
+        layers = tuple(
+            tuple(dataclasses.replace(slot, per_head=per_head) for slot in slots) for slots in self.layers
+        )
+        return dataclasses.replace(self, layers=layers)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelShape:
+        """Raises PlanError where fields are missing or of the wrong kind."""
+        try:
+            layers = tuple(tuple(Slot(**slot) for slot in slots) for slots in data["layers"])
+            sizes = {
+                name: int(data[name]) for name in ("hidden", "heads", "kv_heads", "head_dim", "max_positions")
+            }
+            return cls(family=str(data["family"]), layers=layers, **sizes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(
+                f"the model shape in this file is malformed ({error!r}); export it again"
+            ) from None

@@ -1,0 +1,144 @@
+"""A run saved as one file that replays with no GPU: a Parquet table of all timelines, the rest in its header."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from flashsvd.errors import InputError
+from flashsvd.models.shape import ModelShape
+from flashsvd.paths import assets
+from flashsvd.results import TIMELINE_COLUMNS, Comparison, Curve, from_json, to_json
+
+_FORMAT = "flashsvd-recording/1"
+_HEADER = b"flashsvd"
+_LIMIT_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One comparison with its timelines, and what goes with it. `command` repeats it."""
+
+    comparison: Comparison
+    curve: Curve | None
+    sigmas: dict[tuple[int, str], NDArray[np.float64]] = field(repr=False, compare=False)
+    command: str = ""
+
+
+def bundled() -> list[Path]:
+    """The recordings that ship with the workbench."""
+    return sorted((assets() / "recordings").glob("*.parquet"))
+
+
+def find(model: str) -> Path | None:
+    """The bundled recording of a model, or None."""
+    path = assets() / "recordings" / f"{model}.parquet"
+    return path if path in bundled() else None
+
+
+def write(path: Path, recording: Recording) -> None:
+    """Writes one file, under a temporary name first."""
+    comparison = recording.comparison
+    header = {
+        "format": _FORMAT,
+        "command": recording.command,
+        "comparison": to_json(comparison),
+        "curve": to_json(recording.curve),
+        "sigmas": _pack(recording.sigmas),
+    }
+    tables = [run.timeline.assign(engine=run.engine) for run in comparison.runs]
+    table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
+    table = table.replace_schema_metadata({_HEADER: json.dumps(header).encode()})
+    part = path.with_suffix(".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        pq.write_table(table, part, compression="zstd")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Recording:
+    """Reads a recording.
+
+    Raises:
+        InputError: not a recording, truncated, too large, or from another version.
+    """
+    try:
+        if path.stat().st_size > _LIMIT_BYTES:
+            raise InputError(f"{path.name} is larger than a recording may be ({_LIMIT_BYTES // 2**20} MiB)")
+        table = pq.read_table(path)
+        header = json.loads((table.schema.metadata or {})[_HEADER])
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path.name} is not a recording or is cut short; record it again") from None
+    if header.get("format") != _FORMAT:
+        raise InputError(
+            f"{path.name} has format {header.get('format')!r}, expected {_FORMAT!r}; record it again"
+        )
+    frame = table.to_pandas()
+    data = header["comparison"]
+    comparison = comparison_from_json(data, lambda engine: frame[frame["engine"] == engine])
+    curve = header["curve"]
+    return Recording(
+        comparison,
+        from_json(Curve, curve) if curve else None,
+        _unpack(header["sigmas"], comparison.model.shape),
+        header["command"],
+    )
+
+
+def comparison_from_json(data: Any, timeline: Any) -> Comparison:
+    """A comparison from its JSON; `timeline(engine)` gives each run's table.
+
+    Raises:
+        InputError: fields are missing or of the wrong kind.
+    """
+    from flashsvd.results import EngineRun
+
+    try:
+        runs = tuple(
+            from_json(
+                EngineRun,
+                run,
+                timeline=timeline(run["engine"])[list(TIMELINE_COLUMNS)].reset_index(drop=True),
+            )
+            for run in data["runs"]
+        )
+        return from_json(Comparison, data, runs=runs)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"the comparison in this file is malformed ({error!r}); record it again") from None
+
+
+def _pack(sigmas: dict[tuple[int, str], NDArray[np.float64]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "layer": layer,
+            "slot": slot,
+            "units": len(values),
+            "data": base64.b64encode(zlib.compress(values.astype("<f4").tobytes())).decode(),
+        }
+        for (layer, slot), values in sigmas.items()
+    ]
+
+
+def _unpack(rows: list[dict[str, Any]], shape: ModelShape) -> dict[tuple[int, str], NDArray[np.float64]]:
+    sigmas = {}
+    for row in rows:
+        layer, name = int(row["layer"]), str(row["slot"])
+        slot = shape.slot(layer, name)
+        limit = 4 * slot.out_features * slot.in_features
+        raw = zlib.decompressobj().decompress(base64.b64decode(row["data"]), limit)
+        sigmas[layer, name] = np.frombuffer(raw, "<f4").astype(np.float64).reshape(int(row["units"]), -1)
+    return sigmas

@@ -1,0 +1,59 @@
+"""What one process keeps between runs: models and their spectra, the latest used, bounded by bytes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flashsvd.engines.build import weight_bytes
+from flashsvd.methods import method_named
+from flashsvd.models.load import LoadedModel, load, pick_device, pick_dtype
+from flashsvd.spectra import Progress, Spectra, compute
+
+
+@dataclass
+class Session:
+    """Loads each model and decomposes it once. Not for use by two threads at once."""
+
+    limit_bytes: int = 4 * 2**30
+    _kept: OrderedDict[tuple[str, ...], tuple[Any, int]] = field(default_factory=OrderedDict)
+
+    def model(self, name: str, dtype: str, device: str, per_head: bool) -> LoadedModel:
+        """The dense model, in eval mode. Raises what `flashsvd.models.load.load` raises."""
+        place = pick_device(device)
+        key = ("model", name, dtype, str(place), str(per_head))
+        return self._get(
+            key,
+            lambda: load(name, dtype=pick_dtype(dtype), device=place, per_head=per_head),
+            lambda loaded: weight_bytes(loaded.model),
+        )
+
+    def spectra(self, loaded: LoadedModel, method: str, progress: Progress | None) -> tuple[Spectra, int]:
+        """Spectra of a model, and how many decompositions this call had to compute."""
+        before = 0
+
+        def make() -> Spectra:
+            nonlocal before
+            spectra = compute(loaded, method_named(method), progress=progress)
+            before = spectra.computed
+            return spectra
+
+        per_head = loaded.shape.layers[0][0].per_head
+        key = ("spectra", loaded.name, str(loaded.model.dtype), str(loaded.device), str(per_head), method)
+        return self._get(key, make, _spectra_bytes), before
+
+    def _get(self, key: tuple[str, ...], make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
+        value = make()
+        self._kept[key] = (value, size(value))
+        while len(self._kept) > 2 and sum(count for _, count in self._kept.values()) > self.limit_bytes:
+            self._kept.popitem(last=False)
+        return value
+
+
+def _spectra_bytes(spectra: Spectra) -> int:
+    return sum(s.u.nbytes + s.sigma.nbytes + s.v.nbytes for s in spectra.by_slot.values())
