@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import platformdirs
-
 
 def assets() -> Path:
     """The folder of bundled models and recordings."""
@@ -20,5 +18,8 @@ def bundled_models() -> list[str]:
 
 
 def home() -> Path:
-    """Cache and run folder: $FLASHSVD_HOME, or the user's cache folder."""
-    return Path(os.environ.get("FLASHSVD_HOME") or platformdirs.user_cache_path("flashsvd"))
+    """Cache and run folder: $FLASHSVD_HOME, or flashsvd in the user's cache folder."""
+    chosen = os.environ.get("FLASHSVD_HOME")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashsvd"

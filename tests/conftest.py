@@ -5,12 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-# Before anything imports triton: its decorator reads this once, and compiles kernels for good without it.
-os.environ.setdefault("TRITON_INTERPRET", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from flashsvd.threads import spin_briefly
+
+spin_briefly()
+import torch  # noqa: E402
+
+if TYPE_CHECKING:
+    from flashsvd.models.load import LoadedModel
+
+# Before anything imports triton: its decorators read the variable once.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+# As on a machine with no network, wherever the tests run.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,16 +38,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = os.environ.get("FLASHSVD_HOME")
     os.environ["FLASHSVD_HOME"] = str(folder)
     yield folder
-    if before is None:
-        del os.environ["FLASHSVD_HOME"]
-    else:
+    os.environ.pop("FLASHSVD_HOME")
+    if before is not None:
         os.environ["FLASHSVD_HOME"] = before
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved BertForSequenceClassification: 3 layers, 2 heads of 32, random weights, biases that matter."""
-    import torch
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
@@ -51,7 +67,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine with no network: the hub answers nothing."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> LoadedModel:
+    """The tiny model, loaded; treat it as read-only."""
+    from flashsvd.models.load import load
+
+    return load(str(tiny_folder))

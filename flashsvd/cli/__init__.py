@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 
 from flashsvd.errors import Cancelled, FlashSVDError
+from flashsvd.threads import spin_briefly
 
 
 def main() -> None:
     """Runs the command line; errors meant for people are one line on stderr and exit code 2."""
+    spin_briefly()
     from flashsvd.cli.commands import application
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 import uuid
@@ -20,6 +21,7 @@ from flashsvd.results import (
     SpectraRequest,
     from_json,
 )
+from flashsvd.threads import SPIN_COUNT, SPIN_VARIABLE
 
 Request = CompareRequest | CurveRequest | SpectraRequest
 
@@ -167,7 +169,11 @@ class JobService:
                     threads_per_worker=1,
                     dashboard_address=None,  # type: ignore[arg-type]
                     scheduler_kwargs={"allowed_failures": 0, "dashboard": False},
-                    worker_kwargs={"memory_limit": 0, "dashboard": False},
+                    worker_kwargs={
+                        "memory_limit": 0,
+                        "dashboard": False,
+                        "env": {SPIN_VARIABLE: os.environ.get(SPIN_VARIABLE, SPIN_COUNT)},
+                    },
                 )
             client = Client(target, timeout=60, set_as_default=False)
             client.register_plugin(WorkerState())

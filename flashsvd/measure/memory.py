@@ -9,7 +9,7 @@ history on one of them: the history knows addresses and stacks, but not which mo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +52,7 @@ class _Recorder(TorchDispatchMode):
     started: float = field(default_factory=time.perf_counter)
     rows: list[list[Any]] = field(default_factory=list)
     live: dict[int, _Live] = field(default_factory=dict)
-    known: set[int] = field(default_factory=set)
+    resident: dict[int, StorageWeakRef] = field(default_factory=dict)
     calls: list[_Call] = field(default_factory=lambda: [_Call("", -1)])
     event: int = 0
 
@@ -62,6 +62,8 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.bury()
         self.event += 1
+        # What an op takes and no op of this run made was there before: inputs, masks.
+        self.settle(tree_leaves((args, kwargs)))
         cuda = self.device.type == "cuda"
         if cuda:
             before = torch.cuda.memory_allocated(self.device)
@@ -75,16 +77,30 @@ class _Recorder(TorchDispatchMode):
                 self.inside(op, rise - born)
         return out
 
+    def unknown(self, value: Any) -> bool:
+        """Whether this is a tensor on our device whose storage was not seen before."""
+        if not isinstance(value, torch.Tensor) or value.device != self.device:
+            return False
+        storage = value.untyped_storage()
+        seen = self.resident.get(storage._cdata)
+        # An address may serve again once its storage has died.
+        return storage._cdata not in self.live and storage.nbytes() > 0 and (seen is None or seen.expired())
+
+    def settle(self, values: Iterable[Any]) -> None:
+        """Takes tensors as resident: they are no part of what the run allocates."""
+        for value in values:
+            if self.unknown(value):
+                storage = value.untyped_storage()
+                self.resident[storage._cdata] = StorageWeakRef(storage)
+
     def births(self, out: Any, op: str) -> int:
         """Records every new storage among an op's outputs; returns their bytes."""
         total = 0
         for tensor in tree_leaves(out):
-            if not isinstance(tensor, torch.Tensor) or tensor.device != self.device:
+            if not self.unknown(tensor):
                 continue
             storage = tensor.untyped_storage()
             key = storage._cdata
-            if key in self.known or key in self.live or storage.nbytes() == 0:
-                continue
             count = _rounded(storage.nbytes(), self.device)
             total += count
             call = self.calls[-1]
@@ -141,7 +157,7 @@ def record_timeline(model: Any, blocks: list[nn.Module], forward: Callable[[], A
     """
     device = model.device
     recorder = _Recorder(device)
-    recorder.known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    recorder.settle((*model.parameters(), *model.buffers()))
     with recorder.following(model, blocks):
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,8 @@ def resolve(name: str) -> Source:
     known = {source.name: source for source in catalogue()}
     if name in known:
         return known[name]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
+    if name and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"folder {name} holds no config.json: expected a model saved by save_pretrained")
         return Source(name, "local", folder.name, folder)

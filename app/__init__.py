@@ -1,0 +1,1 @@
+"""The Streamlit app: pages, components, session state. No maths, no torch."""

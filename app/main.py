@@ -1,0 +1,28 @@
+"""`streamlit run app/main.py`: the FlashSVD workbench."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+# Streamlit puts this file's own folder on the path, not the repository.
+_ROOT = str(Path(__file__).resolve().parent.parent)
+if _ROOT not in sys.path:
+    sys.path.insert(0, _ROOT)
+
+from app.components import markup  # noqa: E402
+
+st.set_page_config(
+    page_title="FlashSVD Workbench", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide"
+)
+markup.style()
+markup.brand()
+st.navigation(
+    [
+        st.Page("views/overview.py", title="Overview", default=True),
+        st.Page("views/ranks.py", title="Ranks"),
+    ],
+    position="top",
+).run()

@@ -1,0 +1,168 @@
+"""One tab's state: settings, undo, finished runs, notices. Plain data only, bounded."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import streamlit as st
+
+from app import services
+from app.state import Settings, from_query, settings_of, to_query
+from flashsvd.errors import FlashSVDError, PlanError
+from flashsvd.methods import methods
+from flashsvd.ranks import RankPlan
+from flashsvd.results import Comparison, Curve, SpectraSummary
+
+_MAX_UNDO = 50
+_MAX_RUNS = 8
+
+
+def open_tab() -> Settings:
+    """The settings of this tab, read from its URL the first time; the URL follows from then on."""
+    if "settings" not in st.session_state:
+        _restore()
+    now = settings()
+    wanted = to_query(now)
+    if dict(st.query_params) != wanted:
+        st.query_params.from_dict(wanted)
+    return now
+
+
+def _restore() -> None:
+    query = dict(st.query_params)
+    default = default_settings(query.get("model", Settings().model))
+    wanted, problems = from_query(query, default, tuple(methods()))
+    if wanted.plan is not None:
+        try:
+            shape = services.described(wanted.model)
+            if shape is not None:
+                plan = wanted.rank_plan(shape)
+                wanted = dataclasses.replace(wanted, plan=plan.to_text())
+        except PlanError as error:
+            problems.append(f"The link's plan was not used: {error}. Showing keep {100 * wanted.keep:g} %.")
+            wanted = dataclasses.replace(wanted, plan=None)
+        except FlashSVDError:
+            # The page says what is wrong with the model; the plan waits for a model that can be read.
+            pass
+    st.session_state["settings"] = wanted
+    st.session_state["notices"] = problems
+
+
+def default_settings(model: str) -> Settings:
+    """What the model's recording shows, so that a page opens with numbers that answer its controls."""
+    try:
+        recorded = services.recording(model)
+    except FlashSVDError:
+        recorded = None
+    return Settings(model=model) if recorded is None else settings_of(recorded.comparison)
+
+
+def settings() -> Settings:
+    """What the controls say now."""
+    found: Settings = st.session_state["settings"]
+    return found
+
+
+def update(**changes: Any) -> None:
+    """Changes settings; a change of the plan can be undone."""
+    now = settings()
+    changed = dataclasses.replace(now, **changes)
+    if changed == now:
+        return
+    if (changed.plan, changed.keep) != (now.plan, now.keep):
+        _stack("undo").append((now.plan, now.keep, now.per_head))
+        del _stack("undo")[:-_MAX_UNDO]
+        _stack("redo").clear()
+    st.session_state["settings"] = changed
+
+
+def set_plan(plan: RankPlan) -> None:
+    """Makes a plan the canonical one."""
+    per_head = any(slot.units > 1 for _, slot in plan.shape)
+    update(plan=plan.to_text(), per_head=per_head)
+
+
+def choose_model(model: str) -> None:
+    """Another model: its own default settings, no plan of the old one, a fresh undo history."""
+    now = settings()
+    if model == now.model:
+        return
+    st.session_state["settings"] = dataclasses.replace(default_settings(model), method=now.method)
+    _stack("undo").clear()
+    _stack("redo").clear()
+
+
+def undo() -> None:
+    _swap("undo", "redo")
+
+
+def redo() -> None:
+    _swap("redo", "undo")
+
+
+def can(which: str) -> bool:
+    """Whether there is something to "undo" or "redo"."""
+    return bool(_stack(which))
+
+
+def _swap(source: str, target: str) -> None:
+    if not _stack(source):
+        return
+    now = settings()
+    plan, keep, per_head = _stack(source).pop()
+    _stack(target).append((now.plan, now.keep, now.per_head))
+    st.session_state["settings"] = dataclasses.replace(now, plan=plan, keep=keep, per_head=per_head)
+
+
+def _stack(name: str) -> list[tuple[str | None, float, bool]]:
+    stack: list[tuple[str | None, float, bool]] = st.session_state.setdefault(f"{name}_stack", [])
+    return stack
+
+
+def notices() -> list[str]:
+    """Lines to show once per problem; `dismiss` clears them."""
+    lines: list[str] = st.session_state.setdefault("notices", [])
+    return lines
+
+
+def notify(line: str) -> None:
+    if line not in notices():
+        notices().append(line)
+
+
+def dismiss() -> None:
+    st.session_state["notices"] = []
+
+
+def runs() -> list[Comparison]:
+    """This tab's finished live runs, oldest first."""
+    found: list[Comparison] = st.session_state.setdefault("runs", [])
+    return found
+
+
+def curves() -> list[Curve]:
+    """This tab's finished curves, oldest first."""
+    found: list[Curve] = st.session_state.setdefault("curves", [])
+    return found
+
+
+def spectra(model: str, method: str, per_head: bool) -> SpectraSummary | None:
+    """Singular values computed for this tab."""
+    found: SpectraSummary | None = st.session_state.setdefault("spectra", {}).get((model, method, per_head))
+    return found
+
+
+def remember(result: Comparison | Curve | SpectraSummary, per_head: bool = True) -> None:
+    """Keeps a finished result for this tab."""
+    if isinstance(result, Comparison):
+        runs().append(result)
+        del runs()[:-_MAX_RUNS]
+    elif isinstance(result, Curve):
+        curves().append(result)
+        del curves()[:-_MAX_RUNS]
+    else:
+        kept = st.session_state.setdefault("spectra", {})
+        kept[result.model.name, result.method, per_head] = result
+        while len(kept) > _MAX_RUNS:
+            kept.pop(next(iter(kept)))

@@ -1,0 +1,1 @@
+"""One file per page; `render` draws it."""

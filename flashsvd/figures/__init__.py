@@ -1,0 +1,1 @@
+"""Data -> plotly Figure. Pure functions: nothing is measured, shown or read here."""

@@ -1,0 +1,223 @@
+"""What a kernel takes of a GPU, found by compiling it for one that need not be there.
+
+Shared memory comes from Triton's metadata; registers, stack and spills from the `cuobjdump` inside the triton
+wheel. All of them differ by Triton version, so every row carries it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashsvd.errors import InputError
+from flashsvd.kernels.backend import interpreting
+from flashsvd.kernels.layout import HeadLayout
+from flashsvd.kernels.tiles import attention_tiles, ffn_tiles
+
+_TYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes of one kind of GPU; None where no tool could tell."""
+
+    kernel: str
+    case: str
+    sm: int
+    num_warps: int
+    shared_bytes: int
+    registers: int | None
+    """Per thread."""
+    stack_bytes: int | None
+    """Per thread; above 0, registers were spilled."""
+    triton_version: str
+
+
+@dataclass(frozen=True)
+class AttentionCase:
+    """One way to compile the attention kernel; `layouts` of q, k and v, None where dense."""
+
+    name: str
+    dtype: torch.dtype
+    head_dim: int
+    layouts: tuple[HeadLayout | None, HeadLayout | None, HeadLayout | None]
+    masked: bool
+    biased: bool = True
+    group: int = 1
+    seq: int = 512
+
+
+@dataclass(frozen=True)
+class FfnCase:
+    """One way to compile the feed-forward kernel."""
+
+    name: str
+    dtype: torch.dtype
+    rank_in: int
+    rank_out: int
+    activation: str
+    width: int = 3072
+    biased: bool = True
+    rows: int = 16384
+
+
+def default_cases() -> tuple[AttentionCase | FfnCase, ...]:
+    """A spread over dtypes, dense and low rank, odd ranks, masks and rank loops."""
+
+    def all_three(ranks: tuple[int, ...]) -> tuple[HeadLayout, HeadLayout, HeadLayout]:
+        return (HeadLayout(ranks),) * 3
+
+    shared = HeadLayout((384,) * 12, shared=True)
+    return (
+        AttentionCase("bf16 r40 h64 mask", torch.bfloat16, 64, all_three((40,) * 12), masked=True),
+        AttentionCase("fp16 odd ranks h80", torch.float16, 80, all_three((7, 59)), masked=False),
+        AttentionCase("bf16 dense h128 mask", torch.bfloat16, 128, (None,) * 3, masked=True, biased=False),
+        AttentionCase("fp16 r64 h128", torch.float16, 128, all_three((64, 64)), masked=False),
+        AttentionCase("bf16 shared r384 h64 mask", torch.bfloat16, 64, (shared,) * 3, masked=True),
+        AttentionCase("fp32 r40 h64 mask", torch.float32, 64, all_three((40,) * 12), masked=True),
+        AttentionCase("fp32 odd ranks h128", torch.float32, 128, all_three((7, 59)), masked=False),
+        FfnCase("bf16 R1 240 R2 240 gelu", torch.bfloat16, 240, 240, "gelu"),
+        FfnCase("fp16 R1 59 R2 40 relu", torch.float16, 59, 40, "relu"),
+        FfnCase("bf16 R1 768 R2 768 gelu_tanh", torch.bfloat16, 768, 768, "gelu_tanh"),
+        FfnCase("fp32 R1 96 R2 256 gelu", torch.float32, 96, 256, "gelu"),
+    )
+
+
+def compile_case(case: AttentionCase | FfnCase, sm: int) -> Resources:
+    """Compile one case for compute capability `sm` (80 for 8.0, 90 for 9.0); no GPU is needed or touched.
+
+    Raises InputError in a process that interprets Triton, where nothing compiles.
+    """
+    if interpreting():
+        raise InputError("TRITON_INTERPRET=1 is set, so nothing compiles; unset it and start again")
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    fn, constants, launch = _attention(case) if isinstance(case, AttentionCase) else _ffn(case)
+    signature = {
+        name: "constexpr" if name in constants else _argument_type(name, case.dtype) for name in fn.arg_names
+    }
+    aligned = [["tt.divisibility", 16]]
+    attrs = {
+        (i,): aligned
+        for i, name in enumerate(fn.arg_names)
+        if signature[name].startswith("*") or name in _aligned_numbers(case)
+    }
+    source = ASTSource(fn, signature, constants, attrs)
+    compiled = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=launch)
+    registers, stack = _registers_and_stack(compiled.asm["cubin"])
+    return Resources(
+        kernel=fn.__name__,
+        case=case.name,
+        sm=sm,
+        num_warps=launch["num_warps"],
+        shared_bytes=compiled.metadata.shared,
+        registers=registers,
+        stack_bytes=stack,
+        triton_version=triton.__version__,
+    )
+
+
+def _attention(case: AttentionCase) -> tuple[Any, dict[str, Any], dict[str, int]]:
+    from flashsvd.kernels.attention.launch import attention_constants
+    from flashsvd.kernels.attention.triton_kernel import attention_kernel
+
+    tiles = attention_tiles(case.seq, case.head_dim, case.layouts, case.dtype)
+    constants = attention_constants(
+        case.layouts, (case.biased,) * 3, case.group, case.head_dim, case.masked, tiles
+    )
+    return attention_kernel, constants, {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
+
+
+def _ffn(case: FfnCase) -> tuple[Any, dict[str, Any], dict[str, int]]:
+    from flashsvd.kernels.ffn.launch import ffn_constants
+    from flashsvd.kernels.ffn.triton_kernel import ffn_kernel
+
+    tiles = ffn_tiles(case.rows, case.width, case.rank_in, case.rank_out, case.dtype)
+    constants = ffn_constants(case.biased, case.activation, tiles)
+    return ffn_kernel, constants, {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
+
+
+def _argument_type(name: str, dtype: torch.dtype) -> str:
+    if name.endswith("_table"):
+        return "*i32"
+    if name == "key_mask":
+        return "*u8"
+    if name == "scale_log2":
+        return "fp32"
+    if "stride" in name or name in ("seq", "heads", "rows", "width", "rank_in", "rank_out"):
+        return "i32"
+    return "*" + _TYPE_NAMES[dtype]
+
+
+def _aligned_numbers(case: AttentionCase | FfnCase) -> frozenset[str]:
+    """Sizes and strides that a launch of this case would find divisible by 16, as Triton itself checks."""
+    if isinstance(case, AttentionCase):
+        numbers = {"seq": case.seq, "mask_stride_b": case.seq, "out_stride_s": case.head_dim}
+        for letter, layout in zip("qkv", case.layouts, strict=True):
+            numbers[f"{letter}_stride_u"] = case.head_dim
+            numbers[f"{letter}_stride_s"] = case.head_dim if layout is None else layout.p_width
+            numbers[f"{letter}_stride_b"] = numbers[f"{letter}_stride_s"] * case.seq
+        numbers["out_stride_b"] = case.head_dim * case.seq
+    else:
+        numbers = {"rows": case.rows, "width": case.width, "rank_in": case.rank_in, "rank_out": case.rank_out}
+        numbers |= {"p_stride": case.rank_in, "u_stride": case.rank_in}
+        numbers |= {"v_stride": case.width, "out_stride": case.rank_out}
+    return frozenset(name for name, number in numbers.items() if number % 16 == 0)
+
+
+def _registers_and_stack(cubin: bytes) -> tuple[int | None, int | None]:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not tool.exists():
+        return None, None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        dump = subprocess.run(
+            [str(tool), "--dump-resource-usage", str(path)], capture_output=True, text=True, check=False
+        ).stdout
+    registers, stack = re.search(r"REG:(\d+)", dump), re.search(r"STACK:(\d+)", dump)
+    return (int(registers[1]) if registers else None, int(stack[1]) if stack else None)
+
+
+def compile_all(sms: tuple[int, ...]) -> Iterator[Resources]:
+    """Every default case for every compute capability, one at a time as it is done."""
+    for case in default_cases():
+        for sm in sms:
+            yield compile_case(case, sm)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m flashsvd.kernels.resources --sm 80 --sm 90 [--json]`."""
+    parser = argparse.ArgumentParser(prog="python -m flashsvd.kernels.resources", description=main.__doc__)
+    parser.add_argument("--sm", type=int, action="append", help="compute capability, 80 for 8.0; repeatable")
+    parser.add_argument("--json", action="store_true", help="one JSON list instead of a table")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRITON_CACHE_DIR"] = folder
+        rows = [dataclasses.asdict(row) for row in compile_all(tuple(options.sm or (80, 90)))]
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        print("  ".join(f"{name}={value}" for name, value in row.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

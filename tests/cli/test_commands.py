@@ -1,0 +1,68 @@
+"""The command line as a person types it, odd arguments and all."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def _run(*arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flashsvd", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def test_models_lists_what_needs_no_download() -> None:
+    done = _run("models", "--json")
+    found = json.loads(done.stdout)
+    assert {"name": "bert-base", "kind": "preset", "title": "BERT-base, random weights"} in found["models"]
+    assert "bert" in found["families"]
+    assert "bert-large" in _run("models").stdout
+
+
+def test_compare_prints_one_object(tiny_folder: Path, tmp_path: Path) -> None:
+    common = ("compare", str(tiny_folder), "--batch", "2", "--seq", "16", "--repeats", "3")
+    done = _run(*common, "--ranks", "9,20,11", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [run["engine"] for run in found["runs"]] == ["dense", "lowrank", "flash"]
+    assert found["plan"]["layers"][0]["q"] == [9, 9]
+    (tmp_path / "plan.json").write_text(json.dumps(found["plan"]))
+    again = _run(*common, "--plan", str(tmp_path / "plan.json"), "--engines", "flash")
+    assert again.returncode == 0, again.stderr
+    assert "flash" in again.stdout and "agrees" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("compare", "no/such"), "hub cannot be reached"),
+        (("compare", "../nowhere"), "unknown model"),
+        (("compare", "bert-base", "--keep", "0.5", "--ranks", "1,2,3"), "one of --keep, --ranks"),
+        (("compare", "bert-base", "--ranks", "40,240"), "three whole numbers"),
+        (("compare", "bert-base", "--ranks", "0,240,240"), "rank for q must be from 1 to 64"),
+        (("compare", "bert-base", "--ranks", "65,240,240"), "rank for q must be from 1 to 64"),
+        (("compare", "bert-base", "--seq", "513"), "seq must be from 1 to 512"),
+        (("compare", "bert-base", "--batch", "0"), "batch must be at least 1"),
+        (("compare", "bert-base", "--device", "cuda:99"), "no "),
+        (("compare", "bert-base", "--plan", "missing.json"), "cannot read the plan"),
+        (("compare", "bert-base", "--rules", "*.x: 3"), "no projection 'x'"),
+        (("compare", "bert-base", "--engines", ","), "at least one of"),
+        (("curve", "bert-base"), "accuracy does not apply"),
+        (("curve", "bert-base", "--keep", "1:0:0.1"), "FIRST up to LAST"),
+        (("curve", "bert-base", "--keep", "a:b:c"), "FIRST:LAST:STEP"),
+        (("app", "--port", "0"), "port must be"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words: str) -> None:
+    done = _run(*arguments)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0]
+    assert done.stdout == ""

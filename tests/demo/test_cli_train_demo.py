@@ -1,0 +1,41 @@
+"""The command: its errors, and that standard output holds the report alone."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from flashsvd.cli.train_demo import train_demo
+from flashsvd.demo import train
+from flashsvd.demo.learn import Recipe
+from flashsvd.errors import InputError
+
+
+def test_the_report_is_printed_as_json(
+    fake_stdlib: Path,
+    tiny: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(train, "train_stdlib_bert", partial(train.train_stdlib_bert, recipe=tiny))
+    train_demo("stdlib-bert", out=tmp_path / "m", stdlib=fake_stdlib, steps=2, device="cpu", json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert report["recipe"]["steps"] == 2
+    assert (tmp_path / "m" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"name": "stdlib-gpt"}, "expected one of stdlib-bert, got 'stdlib-gpt'"),
+        ({"name": "stdlib-bert", "steps": 0}, "--steps of 1 or more, got 0"),
+        ({"name": "stdlib-bert", "seed": -1}, "--seed of 0 or more, got -1"),
+    ],
+)
+def test_bad_values_are_refused_before_any_work(arguments: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        train_demo(**arguments)

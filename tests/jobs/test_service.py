@@ -1,0 +1,130 @@
+"""Real worker processes: a job's whole life, and everything that can end it early."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flashsvd.errors import FlashSVDError
+from flashsvd.jobs import JobService
+from flashsvd.results import CompareRequest, Comparison, PlanChoice, SpectraRequest, SpectraSummary
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[JobService]:
+    service = JobService()
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def request_(tiny_folder: Path) -> CompareRequest:
+    return CompareRequest(str(tiny_folder), PlanChoice(keep=0.5), batch=2, seq=16, repeats=3)
+
+
+@pytest.fixture
+def long_request(request_: CompareRequest) -> CompareRequest:
+    return replace(request_, model="bert-base", batch=4, seq=128, repeats=500)
+
+
+def _wait_for_start(service: JobService, job: str) -> None:
+    deadline = time.monotonic() + 60
+    while service.status(job).state in ("starting", "queued") and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_a_job_runs_reports_and_returns(service: JobService, request_: CompareRequest) -> None:
+    job = service.submit(request_)
+    fractions = []
+    while (status := service.status(job)).active:
+        fractions.append(status.fraction)
+        time.sleep(0.01)
+    assert status.state == "done", status
+    assert status.fraction == 1.0 and fractions == sorted(fractions)
+    result = service.result(job)
+    assert isinstance(result, Comparison) and len(result.runs) == 3
+    assert not result.runs[0].timeline.empty
+    spectra = service.submit(SpectraRequest(request_.model))
+    assert service.wait(spectra, 60).state == "done"
+    summary = service.result(spectra)
+    assert isinstance(summary, SpectraSummary) and len(summary.sigmas) == 18
+    machine = service.machine()
+    assert machine and machine.cores >= 1
+
+
+def test_a_cancel_is_heard_and_the_next_job_runs(
+    service: JobService, long_request: CompareRequest, request_: CompareRequest
+) -> None:
+    running, waiting, last = (
+        service.submit(long_request),
+        service.submit(long_request),
+        service.submit(request_),
+    )
+    _wait_for_start(service, running)
+    assert service.status(waiting).place >= 1
+    service.cancel(waiting)
+    assert service.status(waiting).state == "cancelled"
+    started = time.monotonic()
+    service.cancel(running)
+    assert service.wait(running, 15).state == "cancelled"
+    assert time.monotonic() - started < 10
+    assert service.wait(last, 60).state == "done"
+    with pytest.raises(FlashSVDError):
+        service.result(running)
+
+
+def test_a_failed_job_is_one_line_and_the_worker_goes_on(
+    service: JobService, request_: CompareRequest
+) -> None:
+    jobs = {
+        "hub cannot be reached": replace(request_, model="no/such"),
+        "GiB is free": replace(request_, batch=10**9),
+        "seq must be": replace(request_, seq=1000),
+    }
+    ids = {service.submit(request): words for words, request in jobs.items()}
+    for job, words in ids.items():
+        status = service.wait(job, 60)
+        assert status.state == "failed" and status.error
+        assert words in status.error and "\n" not in status.error
+    assert service.wait(service.submit(request_), 60).state == "done"
+
+
+def test_a_killed_worker_costs_its_job_and_comes_back(
+    service: JobService, long_request: CompareRequest, request_: CompareRequest
+) -> None:
+    job = service.submit(long_request)
+    _wait_for_start(service, job)
+    workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+    assert workers
+    for worker in workers:
+        worker.kill()
+    status = service.wait(job, 60)
+    assert status.state == "failed" and "worker process died" in (status.error or "")
+    assert service.wait(service.submit(request_), 90).state == "done"
+
+
+def test_an_unknown_job_says_so(service: JobService) -> None:
+    assert "not known" in (service.status("gone").error or "")
+    service.cancel("gone")
+
+
+def test_the_process_that_asks_never_loads_torch(request_: CompareRequest) -> None:
+    code = f"""
+import sys
+from flashsvd.jobs import JobService
+from flashsvd.results import SpectraRequest
+service = JobService()
+job = service.submit(SpectraRequest({request_.model!r}))
+assert service.wait(job, 60).state == "done"
+service.result(job)
+service.close()
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

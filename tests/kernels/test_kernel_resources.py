@@ -1,0 +1,78 @@
+"""Both kernels compile for GPUs that are not there, and fit their shared memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from flashsvd.errors import InputError
+from flashsvd.kernels.resources import compile_case, default_cases
+from flashsvd.kernels.tiles import attention_tiles, ffn_tiles
+
+CONSUMER_SHARED_BYTES = 99 * 1024
+
+
+@pytest.fixture(scope="module")
+def compiled() -> list[dict[str, Any]]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-m", "flashsvd.kernels.resources", "--sm", "80", "--sm", "90", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+@pytest.mark.slow
+def test_every_case_compiles_for_every_target(compiled: list[dict[str, Any]]) -> None:
+    assert {(row["case"], row["sm"]) for row in compiled} == {
+        (case.name, sm) for case in default_cases() for sm in (80, 90)
+    }
+    assert {row["kernel"] for row in compiled} == {"attention_kernel", "ffn_kernel"}
+
+
+@pytest.mark.slow
+def test_shared_memory_fits_even_a_consumer_gpu(compiled: list[dict[str, Any]]) -> None:
+    too_large = [row for row in compiled if row["shared_bytes"] > CONSUMER_SHARED_BYTES]
+    assert not too_large
+
+
+@pytest.mark.slow
+def test_registers_are_read_and_hardly_any_spill(compiled: list[dict[str, Any]]) -> None:
+    for row in compiled:
+        if row["registers"] is None:
+            pytest.skip("no cuobjdump beside this Triton")
+        assert 16 <= row["registers"] <= 255
+        assert row["stack_bytes"] <= 512
+
+
+def test_nothing_compiles_while_interpreting() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("the interpreter is only on where there is no GPU")
+    with pytest.raises(InputError, match="unset it"):
+        compile_case(default_cases()[0], 80)
+
+
+def test_tiles_depend_on_the_arguments_alone() -> None:
+    for case in default_cases():
+        if hasattr(case, "layouts"):
+            arguments = (case.seq, case.head_dim, case.layouts, case.dtype)
+            assert attention_tiles(*arguments) == attention_tiles(*arguments)
+        else:
+            sizes = (case.rows, case.width, case.rank_in, case.rank_out, case.dtype)
+            assert ffn_tiles(*sizes) == ffn_tiles(*sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rank", [1, 16, 17, 240, 256, 257, 1024])
+def test_ffn_tiles_are_powers_of_two_that_a_dot_takes(rank: int, dtype: torch.dtype) -> None:
+    tiles = ffn_tiles(1000, 3072, rank, rank, dtype)
+    for size in (tiles.block_m, tiles.block_d, tiles.block_r1, tiles.block_r2):
+        assert size >= 16 and size & (size - 1) == 0
+    assert not tiles.one_pass or tiles.block_r1 >= rank

@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashsvd.measure.accuracy import measure_accuracy, wilson_interval
+from flashsvd.measure.fidelity import check_input, judge, outputs, reference_outputs
+from flashsvd.measure.latency import quantiles, time_engines
+from flashsvd.models.load import LoadedModel
+
+
+class Parrot:
+    """Says the class that the first token names."""
+
+    device = torch.device("cpu")
+
+    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
+        class Out:
+            logits = torch.nn.functional.one_hot(input_ids[:, 0], 10).float()
+
+        assert (attention_mask[:, 0] == 1).all()
+        return Out()
+
+
+@given(st.integers(1, 2000), st.data())
+def test_wilson_holds_the_share_and_stays_in_range(n: int, data: st.DataObject) -> None:
+    correct = data.draw(st.integers(0, n))
+    low, high = wilson_interval(correct, n)
+    assert 0 <= low <= correct / n + 1e-12 and correct / n - 1e-12 <= high <= 1
+
+
+def test_accuracy_counts_every_sample_whatever_its_length() -> None:
+    encoded = [[index % 7] * (1 + index % 50) for index in range(101)]
+    labels = [index % 7 for index in range(101)]
+    labels[3] = 9
+    metric = measure_accuracy(Parrot(), encoded, labels, pad_id=0, seed=4)
+    assert metric.value == pytest.approx(100 / 101)
+    assert (metric.n, metric.seed) == (101, 4)
+    assert metric.floor == pytest.approx(15 / 101)
+
+
+def test_a_logit_that_is_not_finite_fails_the_run() -> None:
+    class Broken(Parrot):
+        def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
+            out = super().__call__(input_ids, attention_mask)
+            out.logits[0, 0] = math.nan  # type: ignore[attr-defined]
+            return out
+
+    with pytest.raises(FloatingPointError, match="not finite"):
+        measure_accuracy(Broken(), [[1]] * 3, [1] * 3, pad_id=0, seed=0)
+
+
+def test_engines_are_timed_in_turn() -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in ("a", "b")}
+    found = time_engines(calls, torch.device("cpu"), repeats=4, budget_seconds=10)
+    assert order == ["a", "b"] * 5
+    assert found["a"][1] == 4 and found["a"][0].p20 <= found["a"][0].p50 <= found["a"][0].p80
+    slow = time_engines(calls, torch.device("cpu"), repeats=50, budget_seconds=0)
+    assert slow["a"][1] == 3
+    assert quantiles([2.0]).p50 == 2.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_gate_passes_rounding_and_catches_planted_bugs(tiny: LoadedModel, dtype: torch.dtype) -> None:
+    import copy
+
+    model = copy.deepcopy(tiny.model).to(dtype)
+    ids, mask = check_input(torch.randint(200, (8, 30), generator=torch.Generator().manual_seed(0)))
+    assert len(ids) == 4 and mask[1, -10:].sum() == 0 and mask[2, :10].sum() == 0
+    found = outputs(model, tiny.family, ids, mask)
+    reference, name = reference_outputs(model, tiny.family, ids, mask)
+
+    def verdict(mine: list[torch.Tensor]) -> bool:
+        return judge(mine, found, reference, name=name, dtype=dtype, sublayers=6).passed
+
+    assert verdict(found)
+    no_mask = outputs(model, tiny.family, ids, torch.ones_like(mask))
+    assert not verdict([no_mask[0], no_mask[1][mask.bool().flatten()]])
+    broken = copy.deepcopy(model)
+    broken.bert.encoder.layer[2].output.dense.bias.zero_()
+    assert not verdict(outputs(broken, tiny.family, ids, mask))
+    broken = copy.deepcopy(model)
+    broken.bert.encoder.layer[0].intermediate.dense.weight[-1].zero_()
+    assert not verdict(outputs(broken, tiny.family, ids, mask))
+    assert not verdict([state * math.nan for state in found])

@@ -1,0 +1,201 @@
+"""One comparison end to end on a small trained-looking model, and everything that can be wrong with a request."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from flashsvd.compare import compare
+from flashsvd.curve import accuracy_curve
+from flashsvd.errors import Cancelled, FlashSVDError, InputError, ModelError, OutOfMemoryError, PlanError
+from flashsvd.models.load import load
+from flashsvd.results import CompareRequest, Comparison, CurveRequest, PlanChoice, to_json
+from flashsvd.session import Session
+
+
+@pytest.fixture(scope="module")
+def scored_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a tokenizer and held-out pieces, labelled by the dense model itself."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("scored")
+    for file in tiny_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(chr, range(97, 123))]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    generator = torch.Generator().manual_seed(3)
+    texts = [
+        " ".join(
+            chr(97 + int(letter)) for letter in torch.randint(26, (3 + index % 40,), generator=generator)
+        )
+        for index in range(60)
+    ]
+    model = load(str(folder)).model
+    labels = [int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) for text in texts]
+    pd.DataFrame({"text": texts, "label": labels}).to_parquet(folder / "evaluation.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def request_(scored_folder: Path) -> CompareRequest:
+    return CompareRequest(str(scored_folder), PlanChoice(keep=0.5), batch=3, seq=20, samples=40, repeats=3)
+
+
+@pytest.fixture(scope="module")
+def result(request_: CompareRequest) -> Comparison:
+    return compare(request_)
+
+
+def test_every_engine_is_measured_and_flash_agrees_with_lowrank(result: Comparison) -> None:
+    assert [run.engine for run in result.runs] == ["dense", "lowrank", "flash"]
+    dense, lowrank, flash = result.runs
+    assert dense.metric and dense.metric.value == 1.0 and dense.metric.n == 40
+    assert lowrank.metric and flash.metric and lowrank.metric.value == flash.metric.value < 1
+    assert lowrank.error_vs_lowrank == 0 and 0 < (flash.error_vs_lowrank or 1) < 1e-5
+    assert flash.gate and flash.gate.passed and dense.gate is None
+    assert flash.weight_bytes == lowrank.weight_bytes < dense.weight_bytes
+    for run in result.runs:
+        weights = run.timeline.loc[run.timeline["category"] == "weight", "bytes"].sum()
+        assert run.timeline["live_bytes"].max() - weights == run.peak_activation_bytes > 0
+
+
+def test_the_json_has_the_documented_keys(result: Comparison) -> None:
+    data = json.loads(json.dumps(to_json(result)))
+    assert {"machine", "model", "plan", "keep", "runs"} <= data.keys()
+    for run in data["runs"]:
+        assert {
+            "engine",
+            "latency_ms",
+            "peak_activation_bytes",
+            "weight_bytes",
+            "metric",
+            "error_vs_lowrank",
+        } <= set(run)
+        assert set(run["latency_ms"]) == {"p20", "p50", "p80"}
+        assert {"name", "value", "n", "low", "high"} <= set(run["metric"])
+
+
+def test_one_engine_alone_is_still_checked_against_lowrank(request_: CompareRequest) -> None:
+    only = compare(replace(request_, engines=("flash",), samples=4))
+    assert [run.engine for run in only.runs] == ["flash"]
+    assert only.runs[0].gate and only.runs[0].gate.passed
+
+
+def test_a_session_loads_and_decomposes_once(request_: CompareRequest) -> None:
+    session = Session()
+    compare(replace(request_, engines=("lowrank",), samples=4), session)
+    loaded = session.model(request_.model, "fp32", "auto", True)
+    again = compare(replace(request_, engines=("lowrank",), samples=4, choice=PlanChoice(keep=0.2)), session)
+    assert session.model(request_.model, "fp32", "auto", True) is loaded
+    assert again.decompositions == 0
+
+
+def test_a_session_forgets_the_oldest_past_its_limit(scored_folder: Path) -> None:
+    session = Session(limit_bytes=1)
+    models = [session.model(str(scored_folder), "fp32", "cpu", per_head) for per_head in (True, False)]
+    session.model(str(scored_folder), "fp16", "cpu", True)
+    assert session.model(str(scored_folder), "fp32", "cpu", True) is not models[0]
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision_passes_the_gate(request_: CompareRequest, dtype: str) -> None:
+    found = compare(replace(request_, dtype=dtype, samples=8))
+    flash = found.run("flash")
+    assert flash and flash.gate and flash.gate.passed, flash
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"batch": 0}, InputError, "batch must be at least 1"),
+        ({"seq": 65}, InputError, "seq must be from 1 to 64"),
+        ({"seq": 0}, InputError, "seq must be from 1 to 64"),
+        ({"samples": 0}, InputError, "samples must be at least 1"),
+        ({"engines": ()}, InputError, "at least one of"),
+        ({"engines": ("warp",)}, InputError, "engine must be one of"),
+        ({"method": "magic"}, InputError, "method must be one of"),
+        ({"dtype": "int4"}, InputError, "dtype must be one of"),
+        ({"model": "nothing-here"}, ModelError, "hub cannot be reached"),
+        ({"choice": PlanChoice(ranks=(40, 0, 10))}, PlanError, "rank for up must be from 1 to 64"),
+        ({"choice": PlanChoice(ranks=(40, 10, 10))}, PlanError, "rank for q must be from 1 to 32"),
+        ({"choice": PlanChoice(keep=0)}, PlanError, "keep must be above 0"),
+        ({"batch": 10**9}, OutOfMemoryError, "is free"),
+    ],
+)
+def test_a_bad_request_is_one_line(
+    request_: CompareRequest, change: dict[str, object], kind: type[FlashSVDError], words: str
+) -> None:
+    with pytest.raises(kind, match=words) as error:
+        compare(replace(request_, **change))  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_memory_that_is_missing_is_counted_before_it_is_taken(
+    request_: CompareRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flashsvd.compare.available_bytes", lambda device: 50_000)
+    with pytest.raises(OutOfMemoryError) as error:
+        compare(request_)
+    assert error.value.available_bytes == 50_000
+    assert error.value.needed_bytes and error.value.needed_bytes > 50_000
+
+
+def test_running_out_during_a_run_says_what_was_needed(
+    request_: CompareRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("flashsvd.compare.time_engines", full)
+    with pytest.raises(OutOfMemoryError, match="use a smaller batch") as error:
+        compare(request_)
+    assert error.value.needed_bytes
+
+
+def test_plan_choice_takes_exactly_one() -> None:
+    with pytest.raises(InputError, match="exactly one"):
+        PlanChoice()
+    with pytest.raises(InputError, match="exactly one"):
+        PlanChoice(keep=0.5, text="*.q: 3")
+
+
+def test_cancel_is_heard_between_layers(request_: CompareRequest) -> None:
+    stages: list[str] = []
+
+    def cancel_while_timing(stage: str, share: float) -> None:
+        assert 0 <= share <= 1
+        stages.append(stage)
+        if stages.count("Timing") > 4:
+            raise Cancelled("cancelled")
+
+    with pytest.raises(Cancelled):
+        compare(request_, progress=cancel_while_timing)
+    assert not any(stage.startswith("Scoring") for stage in stages)
+
+
+def test_the_curve_scores_every_keep_from_one_decomposition(scored_folder: Path, tmp_path: Path) -> None:
+    seen = []
+    keeps = (1.0, 0.1, 0.5)
+    curve = accuracy_curve(CurveRequest(str(scored_folder), keeps, samples=40), on_point=seen.append)
+    assert [point.asked_keep for point in curve.points] == sorted(keeps)
+    assert seen == list(curve.points)
+    assert curve.decompositions in (0, 18)
+    assert curve.dense.value == 1.0 == curve.points[-1].metric.value
+    assert curve.points[0].metric.value < curve.points[-1].metric.value
+    assert curve.points[0].keep < 0.12
+
+
+@pytest.mark.parametrize("keeps", [(), (0.0,), (1.2,)])
+def test_a_curve_over_nothing_is_refused(scored_folder: Path, keeps: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="keep"):
+        accuracy_curve(CurveRequest(str(scored_folder), keeps))
+
+
+def test_random_weights_have_no_curve() -> None:
+    with pytest.raises(ModelError, match="accuracy does not apply"):
+        accuracy_curve(CurveRequest("bert-base", (0.5,)))
