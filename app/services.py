@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from flashsvd.errors import FlashSVDError, ModelError
-from flashsvd.models.family import families, family_of
 from flashsvd.models.shape import ModelShape
-from flashsvd.models.sources import model_type_of, resolve
+from flashsvd.models.sources import resolve, shape_of
+from flashsvd.results import Comparison, Curve
 
 if TYPE_CHECKING:
     from flashsvd.jobs import JobService
@@ -23,10 +19,19 @@ if TYPE_CHECKING:
 
 @st.cache_resource(show_spinner=False, on_release=lambda service: service.close())
 def jobs() -> JobService:
-    """The one queue of the server. Making it starts the worker in the background."""
+    """The one queue of the server. Making it starts the worker in the background; what ends well is stored.
+
+    Stored here and not by the page: a tab that is closed loses no run.
+    """
     from flashsvd.jobs import JobService
 
-    return JobService()
+    return JobService(on_result=keep)
+
+
+def keep(result: object) -> None:
+    """Stores a comparison or a curve; other results are not kept."""
+    if isinstance(result, Comparison | Curve):
+        store().add(result)
 
 
 @st.cache_resource(show_spinner=False)
@@ -56,27 +61,9 @@ def _read(path: Path, changed: int) -> Recording:
 
 
 def described(model: str) -> ModelShape | None:
-    """A model's shape from its configuration alone; None for a hub id, which only the worker may fetch.
+    """A model's shape from its configuration alone; None where only the worker can tell, as for a hub id.
 
     Raises:
-        FlashSVDError: unknown model, or a configuration that does not describe a supported one.
+        FlashSVDError: unknown model, or one of an architecture that is not supported.
     """
-    source = resolve(model)
-    if source.kind == "hub":
-        return None
-    family = family_of(model_type_of(source))
-    if source.folder is None:
-        return _shape(family.model_type, json.dumps(dict(family.presets[source.name].config)))
-    try:
-        return _shape(family.model_type, (source.folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
-        if isinstance(error, FlashSVDError):
-            raise
-        raise ModelError(f"the config.json of {model} does not describe its layers ({error})") from None
-
-
-@functools.lru_cache(maxsize=32)
-def _shape(model_type: str, config: str) -> ModelShape:
-    # Presets leave out what the architecture's own default says; only the number of positions matters here.
-    values = {"max_position_embeddings": 512} | json.loads(config)
-    return families()[model_type].shape(SimpleNamespace(**values))
+    return shape_of(resolve(model))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from app.state import Settings
 from flashsvd.errors import format_bytes
-from flashsvd.ranks import RankPlan
+from flashsvd.ranks import RankPlan, bytes_of
 from flashsvd.results import Comparison, EngineRun, Machine, Metric, Quantiles
 
 Segment = tuple[str, bool]
@@ -82,7 +82,7 @@ def weight_bytes(parameters: int, dtype: str) -> str:
     >>> weight_bytes(2**20, "bf16")
     '2 MiB'
     """
-    return format_bytes(parameters * (4 if dtype == "fp32" else 2))
+    return format_bytes(bytes_of(parameters, dtype))
 
 
 def provenance(machine: Machine, seed: int) -> str:

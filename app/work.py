@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -105,12 +104,9 @@ def settle() -> None:
 
 def _take(result: Comparison | Curve | SpectraSummary, job: Active) -> None:
     session.remember(result, job.per_head)
-    if isinstance(result, SpectraSummary):
-        return
-    try:
-        services.store().add(result)
-    except (FlashSVDError, sqlite3.Error, OSError) as error:
-        session.notify(f"The run is on screen but was not saved: {error}")
+    problem = services.jobs().status(job.id).warning
+    if problem:
+        session.notify(f"The run is on screen but was not saved: {problem}")
 
 
 def partial(job: Active) -> tuple[CurvePoint, ...]:

@@ -34,6 +34,15 @@ def rank_for_keep(slot: Slot, keep: float) -> Rank:
     return None if keep == 1 else max(1, math.floor(keep * slot.break_even))
 
 
+def bytes_of(parameters: int, dtype: str) -> int:
+    """Bytes that parameters take as fp32, fp16 or bf16.
+
+    >>> bytes_of(1000, "bf16")
+    2000
+    """
+    return parameters * {"fp32": 4, "fp16": 2, "bf16": 2}[dtype]
+
+
 def snap(slot: Slot, rank: Rank) -> Rank:
     """Dense (None) where a rank is at or above break-even: factors would cost more than they save."""
     return None if rank is None or rank >= slot.break_even else rank

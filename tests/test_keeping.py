@@ -4,6 +4,7 @@ import sqlite3
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from flashsvd.compare import compare
@@ -75,8 +76,9 @@ def test_a_file_that_is_no_recording_is_one_line(comparison: Comparison, tmp_pat
     elif damage == "missing":
         file.unlink()
     else:
-        data = file.read_bytes()
-        file.write_bytes(data.replace(b"flashsvd-recording/1", b"flashsvd-recording/9"))
+        table = pq.read_table(file)
+        header = table.schema.metadata[b"flashsvd"].replace(b"flashsvd-recording/1", b"flashsvd-recording/9")
+        pq.write_table(table.replace_schema_metadata({b"flashsvd": header}), file)
     with pytest.raises(InputError) as error:
         read(file)
     assert "run.parquet" in str(error.value) and "\n" not in str(error.value)

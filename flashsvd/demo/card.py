@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -48,22 +47,6 @@ class DemoReport:
     majority_accuracy: float
     families: tuple[FamilyCount, ...]
     command: str
-
-
-def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % score interval of a proportion (Wilson, 1927).
-
-    >>> low, high = wilson_interval(90, 100)
-    >>> round(low, 3), round(high, 3)
-    (0.826, 0.945)
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share = correct / total
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    centre = share + z * z / (2 * total)
-    scale = 1 + z * z / total
-    return (centre - spread) / scale, (centre + spread) / scale
 
 
 def render_card(report: DemoReport) -> str:

@@ -21,13 +21,14 @@ import torch
 from torch import nn
 
 from flashsvd.demo import corpus
-from flashsvd.demo.card import DemoReport, FamilyCount, render_card, wilson_interval
+from flashsvd.demo.card import DemoReport, FamilyCount, render_card
 from flashsvd.demo.checkpoint import move_into_place, new_model, right_answers, save, write_pieces
 from flashsvd.demo.learn import Progress, Recipe, classify, pretrain
 from flashsvd.demo.pieces import DUPLICATE_RULE, Piece, cut_pieces, drop_near_duplicates, stratify
 from flashsvd.demo.tokenizer import encode_lines, train_tokenizer
 from flashsvd.demo.windows import build_store
 from flashsvd.errors import DeviceError, FlashSVDError, InputError
+from flashsvd.measure.accuracy import wilson_interval
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,7 @@ class _Job:
     points: list[CurvePoint] = field(default_factory=list)
     future: Any = None
     cancel_at: float | None = None
+    warning: str | None = None
 
     @property
     def active(self) -> bool:
@@ -59,8 +61,10 @@ class JobService:
     says so.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, on_result: Callable[[Any], None] | None = None) -> None:
+        """`on_result` is called with every result, before its job counts as done."""
         self._address = address
+        self._on_result = on_result
         self._lock = threading.RLock()
         self._jobs: dict[str, _Job] = {}
         self._machine: Machine | None = None
@@ -97,7 +101,15 @@ class JobService:
             ahead = sum(other.active and other.created < job.created for other in self._jobs.values())
             seconds = (job.ended or time.monotonic()) - (job.started or job.created)
             return JobStatus(
-                job.id, _KINDS[type(job.request)], job.state, job.stage, job.share, ahead, job.error, seconds
+                job.id,
+                _KINDS[type(job.request)],
+                job.state,
+                job.stage,
+                job.share,
+                ahead,
+                job.error,
+                seconds,
+                job.warning,
             )
 
     def result(self, job_id: str) -> Any:
@@ -229,7 +241,14 @@ class JobService:
             error: BaseException | None = None
         except BaseException as problem:
             result, error = None, problem
+        warning = None
+        if self._on_result and error is None and not isinstance(result, Failure):
+            try:
+                self._on_result(result)
+            except Exception as problem:
+                warning = str(problem)
         with self._lock:
+            job.warning = warning
             if not job.active:
                 return
             if job.cancel_at is not None or (isinstance(result, Failure) and result.cancelled):

@@ -10,7 +10,10 @@ State = Literal["starting", "queued", "running", "done", "failed", "cancelled"]
 
 @dataclass(frozen=True)
 class JobStatus:
-    """`place` counts the jobs before this one, `fraction` runs from 0 to 1, `error` is one line."""
+    """`place` counts the jobs before this one, `fraction` runs from 0 to 1, `error` is one line.
+
+    `warning` says what went wrong with a result after it was made, such as a store that is full.
+    """
 
     id: str
     kind: str
@@ -20,6 +23,7 @@ class JobStatus:
     place: int
     error: str | None
     seconds: float
+    warning: str | None = None
 
     @property
     def active(self) -> bool:

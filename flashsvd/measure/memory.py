@@ -72,6 +72,8 @@ class _Recorder(TorchDispatchMode):
         op = str(func).removesuffix(".default").removeprefix("aten.")
         born = self.births(out, op)
         if cuda:
+            # The allocator hands out whole blocks, up to 1 MiB larger than what was asked for.
+            born += self.widen(torch.cuda.memory_allocated(self.device) - before - born) if born else 0
             rise = torch.cuda.max_memory_allocated(self.device) - before
             if rise > born:
                 self.inside(op, rise - born)
@@ -107,6 +109,15 @@ class _Recorder(TorchDispatchMode):
             self.live[key] = _Live(StorageWeakRef(storage), count, len(self.rows), call)
             self.rows.append([self.event, op, call.path, call.layer, "activation", count, self.now()])
         return total
+
+    def widen(self, count: int) -> int:
+        """Adds what the allocator gave beyond the request to the newest birth; returns it."""
+        if count <= 0:
+            return 0
+        self.rows[-1][5] += count
+        newest = max(self.live.values(), key=lambda entry: entry.row)
+        newest.bytes += count
+        return count
 
     def bury(self) -> None:
         """Records every storage that was freed since the last look."""

@@ -114,14 +114,44 @@ class ModelShape:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelShape:
-        """Raises PlanError where fields are missing or of the wrong kind."""
+        """Reads `to_json`; the data may come from anyone.
+
+        Raises:
+            PlanError: fields are missing, of the wrong kind, or of a size no model has.
+        """
         try:
-            layers = tuple(tuple(Slot(**slot) for slot in slots) for slots in data["layers"])
+            if len(data["layers"]) > _MOST_LAYERS:
+                raise ValueError(f"{len(data['layers'])} layers")
+            layers = tuple(tuple(_slot(slot) for slot in slots) for slots in data["layers"])
             sizes = {
-                name: int(data[name]) for name in ("hidden", "heads", "kv_heads", "head_dim", "max_positions")
+                name: _size(data[name])
+                for name in ("hidden", "heads", "kv_heads", "head_dim", "max_positions")
             }
             return cls(family=str(data["family"]), layers=layers, **sizes)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError(
                 f"the model shape in this file is malformed ({error!r}); export it again"
             ) from None
+
+
+_MOST_LAYERS, _LARGEST_SIZE = 1000, 2**24
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_SIZE:
+        raise ValueError(f"expected a size from 1 to {_LARGEST_SIZE}, got {str(value)[:40]!r}")
+    return value
+
+
+def _slot(data: Mapping[str, Any]) -> Slot:
+    heads = 0 if data["heads"] == 0 else _size(data["heads"])
+    out_features = _size(data["out_features"])
+    if heads > 4096 or (heads and out_features % heads):
+        raise ValueError(f"{heads} heads in {out_features} outputs")
+    return Slot(
+        name=str(data["name"]),
+        out_features=out_features,
+        in_features=_size(data["in_features"]),
+        heads=heads,
+        per_head=bool(data["per_head"]),
+    )

@@ -7,10 +7,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 from flashsvd.errors import ModelError
-from flashsvd.models.family import families
+from flashsvd.models.family import families, family_of
+from flashsvd.models.shape import ModelShape
 from flashsvd.paths import assets, bundled_models
 
 Kind = Literal["bundled", "preset", "local", "hub"]
@@ -63,6 +65,26 @@ def resolve(name: str) -> Source:
 def known_names() -> str:
     """A clause for error messages: what can be named without a download."""
     return "expected one of " + ", ".join(source.name for source in catalogue()) + ", a folder or a hub id"
+
+
+def shape_of(source: Source) -> ModelShape | None:
+    """The shape of a source from its configuration alone, per head; None where only loading it can tell.
+
+    Raises:
+        ModelError: a folder whose config.json cannot be read, or of an architecture without a family.
+    """
+    if source.kind == "hub":
+        return None
+    family = family_of(model_type_of(source))
+    if source.folder is None:
+        config = dict(family.presets[source.name].config)
+    else:
+        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        return family.shape(SimpleNamespace(**config))
+    except (AttributeError, TypeError, ZeroDivisionError):
+        # transformers knows defaults that the file leaves out.
+        return None
 
 
 def model_type_of(source: Source) -> str:

@@ -128,3 +128,19 @@ service.close()
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_result_is_handed_over_before_the_job_is_done(request_: CompareRequest) -> None:
+    handed: list[object] = []
+
+    def full(result: object) -> None:
+        handed.append(result)
+        raise OSError("the disk is full")
+
+    service = JobService(on_result=full)
+    try:
+        status = service.wait(service.submit(SpectraRequest(request_.model)), 60)
+    finally:
+        service.close()
+    assert status.state == "done" and status.warning == "the disk is full"
+    assert len(handed) == 1

@@ -1,5 +1,7 @@
 """The invariants of a truncated SVD that every later step leans on, in float64."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -45,7 +47,7 @@ def test_a_slice_is_a_fresh_fit_and_loss_falls(m: int, n: int, seed: int) -> Non
         sliced = _truncated(weight, 0, rank)
         torch.testing.assert_close(sliced, fresh, rtol=1e-9, atol=1e-10)
         losses.append((weight[0] - sliced).norm().item())
-    assert all(later <= earlier + 1e-10 for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later <= earlier + 1e-10 for earlier, later in itertools.pairwise(losses))
     assert losses[-1] < 1e-10
 
 

@@ -272,7 +272,12 @@ def attention_kernel(
             HEAD_DIM,
             BLOCK_H,
         )
-        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+        if v.dtype == tl.float32:
+            # A sum of block sums rounds less than one chain over all keys (2.5x the error of plain torch on an
+            # H200 at S = 1025, above the gate). By fma, as dot + acc would be folded back into the chain.
+            acc = tl.fma(acc, shrink[:, None], tl.dot(weights, v, input_precision="ieee"))
+        else:
+            acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         pivot = new_pivot
         # The pointers move along, as n0 times a stride may not fit 32 bits.
         k_p += BLOCK_N * k_stride_s

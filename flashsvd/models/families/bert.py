@@ -102,6 +102,7 @@ FAMILY = Family(
                 "num_hidden_layers": 12,
                 "num_attention_heads": 12,
                 "intermediate_size": 3072,
+                "max_position_embeddings": 512,
             },
         ),
         "bert-large": Preset(
@@ -111,6 +112,7 @@ FAMILY = Family(
                 "num_hidden_layers": 24,
                 "num_attention_heads": 16,
                 "intermediate_size": 4096,
+                "max_position_embeddings": 512,
             },
         ),
     },
