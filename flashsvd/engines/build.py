@@ -53,7 +53,6 @@ def build(
         module.U = nn.Parameter(factor.u, requires_grad=False)
         module.V = nn.Parameter(factor.v, requires_grad=False)
         module.bias = dense.bias
-        module.to(factor.u.device)
     if engine == "flash":
         stream(model, loaded.family, plan.shape, backend)
     from flashsvd.engines.hub import mark

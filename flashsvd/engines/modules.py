@@ -29,8 +29,6 @@ class HeadLowRankLinear(nn.Module):
     V [R, in], U [rows, head_dim], bias [heads·head_dim]; `layout` says which columns and rows are whose.
     """
 
-    table: torch.Tensor
-
     def __init__(self, head_dim: int, in_features: int, layout: HeadLayout, bias: bool) -> None:
         super().__init__()
         self.layout = layout
@@ -39,9 +37,14 @@ class HeadLowRankLinear(nn.Module):
         self.V = nn.Parameter(torch.empty(layout.p_width, in_features), requires_grad=False)
         width = layout.heads * head_dim
         self.bias = nn.Parameter(torch.empty(width), requires_grad=False) if bias else None
-        # Made on the CPU even while a checkpoint is laid out on the meta device: it is not in the file.
-        with torch.device("cpu"):
-            self.register_buffer("table", layout.table(), persistent=False)
+        # No buffer: from_pretrained replaces buffers that are not in the file by uninitialised memory.
+        self._table: torch.Tensor | None = None
+
+    def table(self, device: torch.device) -> torch.Tensor:
+        """`layout.table()` on a device, copied there once."""
+        if self._table is None or self._table.device != device:
+            self._table = self.layout.table().to(device)
+        return self._table
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         p = linear(x, self.V)
@@ -70,5 +73,5 @@ def low_rank_module(slot: Slot, ranks: tuple[int, ...], bias: bool) -> nn.Module
 def projection(module: nn.Module, x: torch.Tensor) -> Projection:
     """What the attention kernel takes of q, k or v: rank-space activations [B, S, R], or the heads where dense."""
     if isinstance(module, HeadLowRankLinear):
-        return Projection(linear(x, module.V), module.U, module.bias, module.layout, module.table)
+        return Projection(linear(x, module.V), module.U, module.bias, module.layout, module.table(x.device))
     return Projection(module(x), None, None, None, None)

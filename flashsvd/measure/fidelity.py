@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,9 +28,18 @@ def check_input(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What a model made of an input, in float64 on the CPU: the last block's states at unpadded places
+    [tokens, hidden], and the logits where there are any."""
+
+    states: torch.Tensor
+    logits: torch.Tensor | None
+
+
 @torch.inference_mode()
-def outputs(model: Any, family: Family, ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
-    """Logits (where there are any) and the last block's hidden states at unpadded places, in float64 on the CPU."""
+def outputs(model: Any, family: Family, ids: torch.Tensor, mask: torch.Tensor) -> Outputs:
+    """Runs a model on token ids [B, S] with a padding mask [B, S]."""
     kept: list[torch.Tensor] = []
 
     def keep(_: Any, __: Any, out: Any) -> None:
@@ -40,19 +50,21 @@ def outputs(model: Any, family: Family, ids: torch.Tensor, mask: torch.Tensor) -
         result = model(input_ids=ids, attention_mask=mask)
     finally:
         handle.remove()
-    states = [kept[0][mask.bool()]]
     logits = getattr(result, "logits", None)
-    return [state.double().cpu() for state in (states if logits is None else [logits, *states])]
+    return Outputs(kept[0][mask.bool()].double().cpu(), None if logits is None else logits.double().cpu())
 
 
-def worst_error(mine: list[torch.Tensor], reference: list[torch.Tensor]) -> float:
-    """The largest relative error ‖mine - reference‖ / ‖reference‖ of the pairs; inf where one is not finite."""
-    return max(relative_error(left, right) for left, right in zip(mine, reference, strict=True))
+def worst_error(mine: Outputs, reference: Outputs) -> float:
+    """The larger relative error ‖mine - reference‖ / ‖reference‖ of states and logits; inf where not finite."""
+    states = relative_error(mine.states, reference.states)
+    if mine.logits is None or reference.logits is None:
+        return states
+    return max(states, relative_error(mine.logits, reference.logits))
 
 
 def reference_outputs(
     lowrank: Any, family: Family, ids: torch.Tensor, mask: torch.Tensor
-) -> tuple[list[torch.Tensor], str]:
+) -> tuple[Outputs, str]:
     """What the low-rank model gives in a higher precision: float64 for float32, float32 for the halves."""
     wide = torch.float64 if lowrank.dtype == torch.float32 else torch.float32
     name = "lowrank, fp64" if wide == torch.float64 else "lowrank, fp32"
@@ -60,9 +72,9 @@ def reference_outputs(
 
 
 def judge(
-    mine: list[torch.Tensor],
-    lowrank: list[torch.Tensor],
-    reference: list[torch.Tensor],
+    mine: Outputs,
+    lowrank: Outputs,
+    reference: Outputs,
     *,
     name: str,
     dtype: torch.dtype,
@@ -71,9 +83,14 @@ def judge(
     """Passes an engine that is at most twice as far from the reference as the low-rank engine in the same dtype,
     and within what `sublayers` ops, each at the kernels' limit, can lose together.
 
-    The first binds in practice. The second catches a low-rank engine that is itself wrong.
+    The first binds in practice. The second catches a low-rank engine that is itself wrong. Judged on the states
+    alone: a handful of logits is too small a sample for a factor of two (seen on bert-large, bf16, four inputs:
+    2.4e-2 to 5.7e-2 between implementations whose states all stood at 1.5e-2).
     """
-    error, baseline = worst_error(mine, reference), worst_error(lowrank, reference)
+    error = relative_error(mine.states, reference.states)
+    baseline = relative_error(lowrank.states, reference.states)
+    if mine.logits is not None and not torch.isfinite(mine.logits).all():
+        error = math.inf
     exact = torch.finfo(dtype).eps / 4 * math.sqrt(sublayers)
     limit = min(LIMITS[dtype] * sublayers, max(BASELINE_FACTOR * baseline, exact))
     return GateReport(error <= limit, error, baseline, limit, name)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import flashsvd
 from flashsvd.allocate import uniform
 from flashsvd.engines.build import build
+from flashsvd.engines.modules import HeadLowRankLinear, projection
 from flashsvd.errors import CheckpointError, ModelError
 from flashsvd.factors import factorise
 from flashsvd.methods import method_named
@@ -71,7 +72,7 @@ def test_auto_classes_and_pipelines_open_it(
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
     answers = [
-        transformers.pipeline("text-classification", model=model, tokenizer=tokenizer)(
+        transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")(
             ["a b c", "d"], padding=True
         )
         for model in (auto, models["lowrank"])
@@ -80,6 +81,14 @@ def test_auto_classes_and_pipelines_open_it(
     assert [row["score"] for row in answers[0]] == pytest.approx(
         [row["score"] for row in answers[1]], rel=1e-5
     )
+
+
+def test_the_kernels_find_every_head_after_loading(folder: Path) -> None:
+    """The tables of where heads begin are not in the file, and only the GPU kernels read them."""
+    for module in flashsvd.load_compressed(folder).modules():
+        if isinstance(module, HeadLowRankLinear):
+            found = projection(module, torch.zeros(1, 2, 64)).table
+            assert found is not None and torch.equal(found, module.layout.table())
 
 
 def test_a_truncated_file_is_one_line(folder: Path) -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashsvd.measure.accuracy import measure_accuracy, wilson_interval
-from flashsvd.measure.fidelity import check_input, judge, outputs, reference_outputs
+from flashsvd.measure.fidelity import Outputs, check_input, judge, outputs, reference_outputs
 from flashsvd.measure.latency import quantiles, time_engines
 from flashsvd.models.load import LoadedModel
 
@@ -73,16 +74,18 @@ def test_the_gate_passes_rounding_and_catches_planted_bugs(tiny: LoadedModel, dt
     found = outputs(model, tiny.family, ids, mask)
     reference, name = reference_outputs(model, tiny.family, ids, mask)
 
-    def verdict(mine: list[torch.Tensor]) -> bool:
+    def verdict(mine: Outputs) -> bool:
         return judge(mine, found, reference, name=name, dtype=dtype, sublayers=6).passed
 
     assert verdict(found)
     no_mask = outputs(model, tiny.family, ids, torch.ones_like(mask))
-    assert not verdict([no_mask[0], no_mask[1][mask.bool().flatten()]])
+    assert not verdict(replace(no_mask, states=no_mask.states[mask.bool().flatten()]))
     broken = copy.deepcopy(model)
     broken.bert.encoder.layer[2].output.dense.bias.zero_()
     assert not verdict(outputs(broken, tiny.family, ids, mask))
     broken = copy.deepcopy(model)
     broken.bert.encoder.layer[0].intermediate.dense.weight[-1].zero_()
     assert not verdict(outputs(broken, tiny.family, ids, mask))
-    assert not verdict([state * math.nan for state in found])
+    assert not verdict(replace(found, states=found.states * math.nan))
+    assert found.logits is not None
+    assert not verdict(replace(found, logits=found.logits * math.nan))
