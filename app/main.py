@@ -19,6 +19,9 @@ st.set_page_config(
 )
 markup.style()
 markup.brand()
+# A hidden chart: the browser fetches and parses its 4.7 MB of plotly while this process still imports.
+with st.container(key="preload"):
+    st.plotly_chart({"data": [{"y": [0]}], "layout": {}}, key="preload_chart")
 st.navigation(
     [
         st.Page("views/overview.py", title="Overview", default=True),

@@ -25,7 +25,8 @@ def jobs() -> JobService:
     """
     from flashsvd.jobs import JobService
 
-    return JobService(on_result=keep)
+    # Three processes that load at once would take the cores from the first picture.
+    return JobService(on_result=keep, idle_seconds=4.0)
 
 
 def keep(result: object) -> None:

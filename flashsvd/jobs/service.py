@@ -61,9 +61,18 @@ class JobService:
     says so.
     """
 
-    def __init__(self, address: str | None = None, on_result: Callable[[Any], None] | None = None) -> None:
-        """`on_result` is called with every result, before its job counts as done."""
+    def __init__(
+        self,
+        address: str | None = None,
+        on_result: Callable[[Any], None] | None = None,
+        idle_seconds: float = 0.0,
+    ) -> None:
+        """`on_result` is called with every result, before its job counts as done. The worker is started with the
+        first job, or after `idle_seconds` without one.
+        """
         self._address = address
+        self._idle_seconds = idle_seconds
+        self._wanted = threading.Event()
         self._on_result = on_result
         self._lock = threading.RLock()
         self._jobs: dict[str, _Job] = {}
@@ -82,6 +91,7 @@ class JobService:
         job = _Job(uuid.uuid4().hex[:12], request)
         with self._lock:
             self._jobs[job.id] = job
+            self._wanted.set()
             self._forget_old()
             if self._broken:
                 self._end(job, "failed", error=self._broken)
@@ -156,6 +166,7 @@ class JobService:
     def close(self) -> None:
         """Ends the worker processes that this service started."""
         self._closed.set()
+        self._wanted.set()
         with self._lock:
             client, cluster, self._client, self._cluster = self._client, self._cluster, None, None
         for thing in (client, cluster):
@@ -166,6 +177,9 @@ class JobService:
     # Behind it
 
     def _start(self) -> None:
+        self._wanted.wait(self._idle_seconds)
+        if self._closed.is_set():
+            return
         try:
             from distributed import Client
             from distributed.deploy.subprocess import SubprocessCluster

@@ -63,6 +63,11 @@ def html(at: AppTest) -> str:
     return "\n".join(item.proto.body for item in at.get("html") if not item.proto.body.startswith("<style"))
 
 
+def charts(at: AppTest) -> list[Any]:
+    """The charts that a person sees: not the hidden one that makes the browser load plotly early."""
+    return [chart for chart in at.get("plotly_chart") if chart.key != "preload_chart"]
+
+
 def link(at: AppTest) -> dict[str, str]:
     """The page's query parameters; AppTest holds what a page set as words and what a test set as lists."""
     return {name: value if isinstance(value, str) else value[-1] for name, value in at.query_params.items()}

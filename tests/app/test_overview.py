@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from flashsvd.results import CompareRequest, CurveRequest
 from tests.app import fakes
-from tests.app.conftest import Desk, html, link
+from tests.app.conftest import Desk, charts, html, link
 
 Open = Callable[..., AppTest]
 
@@ -25,7 +25,7 @@ def test_opens_on_the_recording_with_all_numbers(open_app: Open) -> None:
 
 
 def test_both_figures_are_drawn(open_app: Open) -> None:
-    assert len(open_app().get("plotly_chart")) == 2
+    assert len(charts(open_app())) == 2
 
 
 def test_run_live_shows_progress_then_live_numbers_and_stores_them(open_app: Open, desk: Desk) -> None:
@@ -140,10 +140,10 @@ def test_the_curve_is_computed_live_with_points_as_they_come(open_app: Open, des
     assert isinstance(request, CurveRequest) and len(request.keeps) == 10
     desk.jobs.points = list(fakes.curve_points(3))
     at.run()
-    assert at.get("plotly_chart")[1].proto.spec.count('"coming"') == 3
+    assert charts(at)[1].proto.spec.count('"coming"') == 3
     desk.jobs.finish("job0")
     at.run()
-    assert "95 % band" in at.get("plotly_chart")[1].proto.spec
+    assert "95 % band" in charts(at)[1].proto.spec
     assert len(desk.store.results) == 1
 
 

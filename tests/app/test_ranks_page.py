@@ -16,7 +16,7 @@ from flashsvd.errors import PlanError
 from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, SpectraRequest
 from tests.app import fakes
-from tests.app.conftest import Desk, html, link
+from tests.app.conftest import Desk, charts, html, link
 
 Open = Callable[..., AppTest]
 
@@ -33,7 +33,7 @@ def test_opens_with_predicted_counts(open_app: Open) -> None:
     words = html(at)
     assert "PREDICTED" in words and "49.6 %" in words and "of 5.86 M parameters" in words
     assert "Tail energy" in words and "0 of 90 units dense" in words
-    assert len(at.get("plotly_chart")) == 2
+    assert len(charts(at)) == 2
     assert "Measured" in words and "REPLAY" in words
 
 
