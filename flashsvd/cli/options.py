@@ -16,7 +16,9 @@ Model = Annotated[str, typer.Argument(help="A bundled name, a preset, a folder o
 Method = Annotated[str, typer.Option(help="Compression method.")]
 Keep = Annotated[
     float | None,
-    typer.Option(help="Share of the factored linears' parameters to keep, above 0 to 1. [default: 0.5]"),
+    typer.Option(
+        help="Share of the factored linears' parameters to keep, above 0 to 1; 0.5 if no plan is named."
+    ),
 ]
 Ranks = Annotated[
     str | None,

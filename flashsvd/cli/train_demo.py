@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from flashsvd.cli.progress import progress_bar
 from flashsvd.errors import InputError, format_bytes
-
-if TYPE_CHECKING:
-    from flashsvd.demo.learn import Progress
 
 NAMES = ("stdlib-bert",)
 
@@ -30,7 +26,9 @@ def train_demo(
     steps: Annotated[
         int | None, typer.Option(help="Classifier steps; the language model's scale with them.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides the split, the pieces and the weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Decides the split, the pieces and the weights; 1 made what ships.")
+    ] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -44,14 +42,14 @@ def train_demo(
 
     from flashsvd.demo.train import train_stdlib_bert
 
-    with _progress_bar() as progress:
+    with progress_bar() as tell:
         report = train_stdlib_bert(
             out or _models_folder() / name,
             stdlib=stdlib,
             seed=seed,
             steps=steps,
             device=device,
-            progress=progress,
+            progress=lambda stage, done, total: tell(stage, done / max(total, 1)),
         )
     if json:
         typer.echo(json_module.dumps(asdict(report), indent=2))
@@ -67,22 +65,3 @@ def _models_folder() -> Path:
     """The checkout's own assets, or those of the working folder when the library is installed elsewhere."""
     checkout = Path(__file__).resolve().parents[2]
     return (checkout if (checkout / "assets").is_dir() else Path.cwd()) / "assets" / "models"
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Progress | None]:
-    """A bar on standard error, so that standard output stays clean for --json; nothing off a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    with Bar(console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def show(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
-
-        yield show

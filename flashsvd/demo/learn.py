@@ -26,7 +26,7 @@ CHECK_EVERY = 50
 class Recipe:
     """Everything that shapes the checkpoint besides the data and the seed. Lengths are in tokens."""
 
-    mlm_steps: int = 5000
+    mlm_steps: int = 4000
     steps: int = 2000
     batch: int = 256
     mlm_lr: float = 1e-3

@@ -22,7 +22,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from flashsvd.errors import CheckpointError, PlanError
 from flashsvd.models.family import family_of
-from flashsvd.models.load import check_safetensors, read_model
+from flashsvd.models.load import check_safetensors, quiet, read_model
 from flashsvd.ranks import RankPlan
 
 METHOD = "flashsvd"
@@ -124,6 +124,7 @@ def load_compressed(
         transformers.AutoModel,
     )
     try:
-        return read_model(model_class, folder, dtype or config.dtype or torch.float32, config=config)
+        with quiet():
+            return read_model(model_class, folder, dtype or config.dtype or torch.float32, config=config)
     except PlanError as error:
         raise CheckpointError(f"{folder}: {error}") from None

@@ -102,7 +102,7 @@ def load(
         CheckpointError: its weights are missing, truncated, corrupt or of another shape.
     """
     source = resolve(name)
-    with _quiet():
+    with quiet():
         if source.kind == "preset":
             return _load_preset(source, dtype, torch.device(device), per_head, seed)
         if source.kind == "hub":
@@ -231,7 +231,7 @@ def _describe(source: Source, family: Family, model: Any, tokenizer: Any, per_he
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Loading reports are ours to give: transformers' own go to its log only."""
     logger = logging.getLogger("transformers")
     level = logger.level
