@@ -43,7 +43,9 @@ def compare(
     session = session or Session()
     _check(request)
     report("Loading the model", 0.0)
-    loaded = session.model(request.model, request.dtype, request.device, request.per_head)
+    asked = request.choice.plan
+    per_head = request.per_head if asked is None else asked.shape.per_head
+    loaded = session.model(request.model, request.dtype, request.device, per_head)
     check_input_size(loaded, request.batch, request.seq)
     plan = request.choice.resolve(loaded.shape)
     spectra, decompositions = session.spectra(

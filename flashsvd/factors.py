@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from flashsvd.errors import PlanError
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import Slot
 from flashsvd.ranks import Rank, RankPlan
@@ -51,6 +52,12 @@ def factorise(loaded: LoadedModel, spectra: Spectra, plan: RankPlan) -> dict[tup
         PlanError: the plan is for another model, or for the other choice of per head or whole matrix.
     """
     plan.check_fits(loaded.shape)
+    if plan.shape.per_head != spectra.shape.per_head:
+        words = {True: "per head", False: "for whole matrices"}
+        raise PlanError(
+            f"the plan is {words[plan.shape.per_head]} but the spectra are {words[spectra.shape.per_head]}: "
+            "load the model the way the plan was made"
+        )
     factors = {}
     for layer, slot in plan.shape:
         ranks = plan.get(layer, slot.name)

@@ -143,7 +143,9 @@ class PlanChoice:
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What a comparison is asked to run. `samples` bounds the held-out pieces that are scored."""
+    """What a comparison is asked to run. `samples` bounds the held-out pieces that are scored; a whole plan decides
+    `per_head` itself.
+    """
 
     model: str
     choice: PlanChoice

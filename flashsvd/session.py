@@ -40,7 +40,7 @@ class Session:
             before = spectra.computed
             return spectra
 
-        per_head = loaded.shape.layers[0][0].per_head
+        per_head = loaded.shape.per_head
         key = ("spectra", loaded.name, str(loaded.model.dtype), str(loaded.device), str(per_head), method)
         return self._get(key, make, _spectra_bytes), before
 

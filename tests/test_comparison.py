@@ -12,6 +12,7 @@ from flashsvd.compare import compare
 from flashsvd.curve import accuracy_curve
 from flashsvd.errors import Cancelled, FlashSVDError, InputError, ModelError, OutOfMemoryError, PlanError
 from flashsvd.models.load import load
+from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, Comparison, CurveRequest, PlanChoice, to_json
 from flashsvd.session import Session
 
@@ -159,6 +160,14 @@ def test_running_out_during_a_run_says_what_was_needed(
     with pytest.raises(OutOfMemoryError, match="use a smaller batch") as error:
         compare(request_)
     assert error.value.needed_bytes
+
+
+def test_a_whole_plan_says_itself_whether_it_is_per_head(request_: CompareRequest) -> None:
+    shape = load(request_.model, per_head=False).shape
+    plan = RankPlan.from_text(shape, "*.qkv: 20 *.up: 20")
+    found = compare(replace(request_, choice=PlanChoice(plan=plan), samples=4))
+    flash = found.run("flash")
+    assert found.plan == plan and flash and flash.gate and flash.gate.passed
 
 
 def test_plan_choice_takes_exactly_one() -> None:

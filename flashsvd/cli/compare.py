@@ -70,34 +70,29 @@ def _print(result: Comparison) -> None:
         f"{result.dtype}, {result.machine.label}"
     )
     console.print(result.plan.summary(), soft_wrap=True)
-    table = Table(box=None)
-    for heading in (
-        "engine",
-        "latency ms (p20-p80)",
-        "peak activation",
-        "weights",
-        "accuracy (95 %)",
-        "against lowrank",
-    ):
-        table.add_column(heading)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("engine", "ms", "p20-p80", "activations", "weights", "accuracy", "95 %", "vs lowrank"):
+        table.add_column(heading, no_wrap=True)
     for run in result.runs:
-        latency = run.latency_ms
+        latency, metric = run.latency_ms, run.metric
         table.add_row(
             run.engine,
-            f"{latency.p50:.2f} ({latency.p20:.2f}-{latency.p80:.2f})",
+            f"{latency.p50:.2f}",
+            f"{latency.p20:.2f}-{latency.p80:.2f}",
             format_bytes(run.peak_activation_bytes),
             format_bytes(run.weight_bytes),
-            _score(run),
+            f"{metric.value:.3f}" if metric else "-",
+            f"{metric.low:.3f}-{metric.high:.3f}" if metric else "-",
             _agreement(run),
         )
     console.print(table)
-
-
-def _score(run: EngineRun) -> str:
-    if run.metric is None:
-        return "does not apply"
-    metric = run.metric
-    return f"{metric.value:.3f} ({metric.low:.3f}-{metric.high:.3f}, n {metric.n})"
+    scored = next((run.metric for run in result.runs if run.metric), None)
+    if scored is None:
+        console.print("Accuracy does not apply: random weights, or no held-out set.")
+    else:
+        console.print(
+            f"Accuracy on {scored.n} held-out pieces; the commonest class alone scores {scored.floor:.3f}."
+        )
 
 
 def _agreement(run: EngineRun) -> str:
@@ -106,4 +101,4 @@ def _agreement(run: EngineRun) -> str:
     verdict = (
         "" if run.gate is None else (" [green]agrees[/green]" if run.gate.passed else " [red]DIFFERS[/red]")
     )
-    return f"{run.error_vs_lowrank:.1e}{verdict}"
+    return f"{run.error_vs_lowrank:.0e}{verdict}"

@@ -102,6 +102,11 @@ class ModelShape:
         names = ", ".join(slot.name for slot in self.layers[layer])
         raise PlanError(f"layer L{layer + 1} has no projection {name!r}: expected one of {names}")
 
+    @property
+    def per_head(self) -> bool:
+        """Whether slots with heads are factored head by head."""
+        return any(slot.heads and slot.per_head for _, slot in self)
+
     def with_per_head(self, per_head: bool) -> ModelShape:
         """The same model with q, k, v factored per head, or each as one whole matrix."""
         layers = tuple(
