@@ -70,15 +70,15 @@ def _print(result: Comparison) -> None:
         f"{result.dtype}, {result.machine.label}"
     )
     console.print(result.plan.summary(), soft_wrap=True)
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for heading in ("engine", "ms", "p20-p80", "activations", "weights", "accuracy", "95 %", "vs lowrank"):
         table.add_column(heading, no_wrap=True)
     for run in result.runs:
         latency, metric = run.latency_ms, run.metric
         table.add_row(
             run.engine,
-            f"{latency.p50:.2f}",
-            f"{latency.p20:.2f}-{latency.p80:.2f}",
+            _milliseconds(latency.p50),
+            f"{_milliseconds(latency.p20)}-{_milliseconds(latency.p80)}",
             format_bytes(run.peak_activation_bytes),
             format_bytes(run.weight_bytes),
             f"{metric.value:.3f}" if metric else "-",
@@ -102,3 +102,7 @@ def _agreement(run: EngineRun) -> str:
         "" if run.gate is None else (" [green]agrees[/green]" if run.gate.passed else " [red]DIFFERS[/red]")
     )
     return f"{run.error_vs_lowrank:.0e}{verdict}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
