@@ -13,6 +13,7 @@ from flashsvd.threads import spin_briefly
 
 spin_briefly()
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 if TYPE_CHECKING:
     from flashsvd.models.load import LoadedModel
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 # Before anything imports triton: its decorators read the variable once.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+# A busy machine is no failed property.
+settings.register_profile("flashsvd", deadline=None)
+settings.load_profile("flashsvd")
 # As on a machine with no network, wherever the tests run.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

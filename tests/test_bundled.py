@@ -31,11 +31,7 @@ def test_the_card_and_the_files_agree() -> None:
     card = json.loads((FOLDER / "card.json").read_text())
     evaluation = pd.read_parquet(FOLDER / "evaluation.parquet")
     calibration = pd.read_parquet(FOLDER / "calibration.parquet")
-    assert (
-        len(evaluation) == card["evaluation_pieces"]
-        if "evaluation_pieces" in card
-        else len(evaluation) > 1000
-    )
+    assert len(evaluation) == card["eval_pieces"]
     assert evaluation["label"].nunique() >= 16
     assert not set(evaluation["source"]) & set(calibration["source"])
     assert (FOLDER / "evaluation.parquet").stat().st_size < 2**20
