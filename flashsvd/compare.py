@@ -43,8 +43,8 @@ def compare(
     session = session or Session()
     _check(request)
     report("Loading the model", 0.0)
-    asked = request.choice.plan
-    per_head = request.per_head if asked is None else asked.shape.per_head
+    given = request.choice.plan
+    per_head = request.per_head if given is None else given.shape.per_head
     loaded = session.model(request.model, request.dtype, request.device, per_head)
     check_input_size(loaded, request.batch, request.seq)
     plan = request.choice.resolve(loaded.shape)

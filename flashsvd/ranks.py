@@ -115,11 +115,6 @@ class RankPlan:
             for slot, row in zip(slots, rows, strict=True)
         ]
 
-    def slot_parameters(self, layer: int, name: str) -> int:
-        """Weights that one slot keeps."""
-        slot = self.shape.slot(layer, name)
-        return sum(_unit_parameters(slot, rank) for rank in self.get(layer, name))
-
     @property
     def kept_parameters(self) -> int:
         """Weights of the factored linears under this plan (biases are not factored and not counted)."""

@@ -32,17 +32,17 @@ class Session:
 
     def spectra(self, loaded: LoadedModel, method: str, progress: Progress | None) -> tuple[Spectra, int]:
         """Spectra of a model, and how many decompositions this call had to compute."""
-        before = 0
+        computed = 0
 
         def make() -> Spectra:
-            nonlocal before
+            nonlocal computed
             spectra = compute(loaded, method_named(method), progress=progress)
-            before = spectra.computed
+            computed = spectra.computed
             return spectra
 
         per_head = loaded.shape.per_head
         key = ("spectra", loaded.name, str(loaded.model.dtype), str(loaded.device), str(per_head), method)
-        return self._get(key, make, _spectra_bytes), before
+        return self._get(key, make, _spectra_bytes), computed
 
     def _get(self, key: tuple[str, ...], make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         if key in self._kept:

@@ -60,7 +60,7 @@ def test_the_dense_model_scores_what_its_card_says() -> None:
     assert card["accuracy"] >= 0.85
 
 
-def test_full_rank_is_dense_and_the_lowest_ranks_are_near_chance() -> None:
+def test_full_rank_is_dense() -> None:
     loaded = load("stdlib-bert", dtype=torch.float64)
     spectra = compute(loaded, method_named("svd"))
     samples = evaluation_samples(loaded, 64, seed=0)

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from flashsvd.cli import options
+from flashsvd.cli.keeping import keep_run
 from flashsvd.cli.progress import progress_bar
 from flashsvd.errors import format_bytes
 
@@ -49,15 +50,14 @@ def compare(
         seed=seed,
     )
     from flashsvd.compare import compare as run
-    from flashsvd.store import RunStore
 
     with progress_bar() as progress:
         result = run(request, progress=progress)
-    RunStore().add(result)
     if as_json:
         print(json.dumps(to_json(result)))
     else:
         _print(result)
+    keep_run(result)
 
 
 def _print(result: Comparison) -> None:

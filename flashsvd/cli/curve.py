@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flashsvd.cli import options
+from flashsvd.cli.keeping import keep_run
 from flashsvd.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from flashsvd.results import Curve
 
 
 def curve(
@@ -36,14 +40,17 @@ def curve(
         seed=seed,
     )
     from flashsvd.curve import accuracy_curve
-    from flashsvd.store import RunStore
 
     with progress_bar() as progress:
         result = accuracy_curve(request, progress=progress)
-    RunStore().add(result)
     if as_json:
         print(json.dumps(to_json(result)))
-        return
+    else:
+        _print(result)
+    keep_run(result)
+
+
+def _print(result: Curve) -> None:
     print(f"{'keep':>6}  {'parameters':>11}  accuracy (95 %)")
     for point in result.points:
         metric = point.metric

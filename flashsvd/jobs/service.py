@@ -149,13 +149,15 @@ class JobService:
             job = self._jobs.get(job_id)
             if job is None or not job.active:
                 return
-            if job.state != "running":
-                if job.future is not None:
-                    job.future.cancel()
+            client, future = self._client, job.future
+            if job.state == "running":
+                job.stage, job.cancel_at = "Stopping", time.monotonic()
+            else:
                 self._end(job, "cancelled")
-                return
-            job.stage, job.cancel_at = "Stopping", time.monotonic()
-            client = self._client
+                if future is None:
+                    return
+                future.cancel()
+        # A job that counts as queued may have begun this very moment: the worker is told either way.
         # In a thread of its own: a page must not wait for a busy worker.
         threading.Thread(target=_tell_cancel, args=(client, job_id), daemon=True).start()
 

@@ -39,6 +39,16 @@ def test_compare_prints_one_object(tiny_folder: Path, tmp_path: Path) -> None:
     assert "flash" in again.stdout and "agrees" in again.stdout
 
 
+def test_a_store_that_fails_costs_a_warning_not_the_numbers(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("a file where a folder should be")
+    monkeypatch.setenv("FLASHSVD_HOME", str(tmp_path / "home"))
+    done = _run("compare", str(tiny_folder), "--batch", "1", "--seq", "8", "--repeats", "3", "--json")
+    assert done.returncode == 0 and len(json.loads(done.stdout)["runs"]) == 3
+    assert done.stderr.startswith("warning: the run was not stored") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
