@@ -122,6 +122,13 @@ def plan_of(page: Page) -> str:
     return parse_qs(urlparse(page.url).query).get("plan", [""])[0]
 
 
+def says(page: Page, selector: str, words: str) -> None:
+    """Waits for the words: Streamlit draws the sidebar and the page's blocks one after another, in no fixed order."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_contain_text(words, timeout=15_000, use_inner_text=True)
+
+
 def no_overflow(page: Page) -> bool:
     wide: bool = page.evaluate(
         "[document.documentElement, document.querySelector('[data-testid=stMain]')]"
@@ -170,7 +177,7 @@ def test_rank_slider_live_run_cancel_and_two_tabs(tab: Callable[..., Page]) -> N
     page.wait_for_url(re.compile(r"[?&]plan="))
     page.wait_for_function("old => document.querySelector('.fs-number .v').innerText !== old", arg=numbers)
     assert plan_of(page) != before and "up:" in plan_of(page)
-    assert "Not run yet" in page.locator(".st-key-panel_plan").inner_text()
+    says(page, ".st-key-panel_plan", "Not run yet")
     assert no_overflow(page)
 
     page.get_by_role("button", name="Run live").click()
@@ -185,7 +192,7 @@ def test_rank_slider_live_run_cancel_and_two_tabs(tab: Callable[..., Page]) -> N
     assert other.locator(".fs-sentence").inner_text() == replayed
 
     page.get_by_text("Measured", exact=False).wait_for(timeout=RUN_MILLISECONDS)
-    assert "LIVE" in page.locator(".st-key-panel_plan").inner_text()
+    says(page, ".st-key-panel_plan", "LIVE")
     page.get_by_role("link", name="Overview").click()
     page.locator(".fs-sentence .fs-LIVE").wait_for(timeout=15_000)
     assert page.locator(".fs-sentence").inner_text() != replayed
@@ -194,12 +201,13 @@ def test_rank_slider_live_run_cancel_and_two_tabs(tab: Callable[..., Page]) -> N
     # The link alone brings the plan and the stored run back.
     page.reload()
     page.locator(".fs-sentence").wait_for(timeout=30_000)
-    assert "own plan" in page.locator("[data-testid=stSidebar]").inner_text()
+    says(page, "[data-testid=stSidebar]", "own plan")
     assert "Shown:" not in page.locator("[data-testid=stMain]").inner_text()
 
 
 def test_a_broken_link_is_one_line(tab: Callable[..., Page]) -> None:
     page = tab("?plan=L99.q:%203&batch=many")
     page.locator(".fs-sentence").wait_for(timeout=30_000)
+    page.locator(".fs-notice.error").nth(1).wait_for(timeout=15_000)
     lines = page.locator(".fs-notice.error").all_inner_texts()
     assert len(lines) == 2 and all("Traceback" not in line for line in lines)
