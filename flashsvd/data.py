@@ -21,11 +21,19 @@ class Samples:
 
 
 def evaluation_samples(loaded: LoadedModel, count: int, seed: int) -> Samples | None:
-    """At most `count` held-out pieces drawn with a seed; None where the model has no evaluation set.
+    """At most `count` held-out pieces drawn with a seed; None where there is nothing to score.
+
+    That is a model without an evaluation set, and one whose head does not give a label to a whole sequence.
 
     Raises:
         ModelError: the evaluation file is not a Parquet table with columns text and label.
     """
+    if not type(loaded.model).__name__.endswith("ForSequenceClassification"):
+        return None
+    return _held_out(loaded, count, seed)
+
+
+def _held_out(loaded: LoadedModel, count: int, seed: int) -> Samples | None:
     if loaded.evaluation is None or loaded.tokenizer is None:
         return None
     try:
@@ -58,7 +66,7 @@ def timing_ids(loaded: LoadedModel, batch: int, seq: int, seed: int) -> torch.Te
     No padding, so that the dense baseline keeps its fastest path.
     """
     check_input_size(loaded, batch, seq)
-    samples = evaluation_samples(loaded, count=4096, seed=seed)
+    samples = _held_out(loaded, count=4096, seed=seed)
     if samples is not None:
         stream = torch.tensor([token for piece in samples.encoded for token in piece])
         if len(stream) > 0:

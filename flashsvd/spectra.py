@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from flashsvd.errors import CheckpointError
 from flashsvd.methods.base import Method, Spectrum
+from flashsvd.models.linears import linear_of
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import ModelShape, Slot
 from flashsvd.paths import home
@@ -43,9 +44,8 @@ class Spectra:
 
 
 def weight_of(loaded: LoadedModel, layer: int, slot: Slot) -> torch.Tensor:
-    """The dense weight of a slot, [out, in]."""
-    path = loaded.family.path(layer, slot.name)
-    weight = loaded.model.base_model.get_submodule(path).weight
+    """The dense weight of a slot, [out, in]: the model's own memory, not a copy."""
+    weight = linear_of(loaded.model.base_model, loaded.family, loaded.shape, layer, slot.name).weight
     assert isinstance(weight, torch.Tensor)
     return weight
 

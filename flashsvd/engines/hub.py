@@ -20,6 +20,7 @@ from transformers.quantizers.auto import (
 )
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from flashsvd.engines.modules import EXCHANGED
 from flashsvd.errors import CheckpointError, PlanError
 from flashsvd.models.family import family_of
 from flashsvd.models.load import check_safetensors, quiet, read_model
@@ -66,6 +67,10 @@ class FactorLoader(HfQuantizer):
         family = family_of(model.config.model_type)
         plan.check_fits(family.shape(model.config))
         exchange_linears(model, family, plan)
+        for module in model.modules():
+            if any(isinstance(child, EXCHANGED) for child in module.children()):
+                # Some owners would set the .weight of a linear that is no longer there (ModernBertAttention does).
+                module._is_hf_initialized = True
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         from flashsvd.engines.stream import stream

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from torch.nn.functional import linear
 
 from flashsvd.kernels.layout import HeadLayout, Projection
+from flashsvd.models.linears import split_rows
 from flashsvd.models.shape import Slot
 
 
@@ -60,6 +63,25 @@ class HeadLowRankLinear(nn.Module):
             heads = torch.stack([part @ block for part, block in parts], -2)
         out = heads.flatten(-2)
         return out if self.bias is None else out.add_(self.bias)
+
+
+class FusedLinear(nn.Module):
+    """Slots that the dense model computes with one linear: children by name, their outputs side by side.
+
+    It starts with dense children that hold views of the linear's rows; `sizes` are their outputs, in order.
+    """
+
+    def __init__(self, linear: nn.Linear, sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        for name, part in zip(sizes, split_rows(linear, list(sizes.values())), strict=True):
+            self.add_module(name, part)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([child(x) for child in self.children()], -1)
+
+
+EXCHANGED = (LowRankLinear, HeadLowRankLinear, FusedLinear)
+"""The classes that stand where nn.Linear stood."""
 
 
 def low_rank_module(slot: Slot, ranks: tuple[int, ...], bias: bool) -> nn.Module:

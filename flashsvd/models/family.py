@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    Attend = Callable[[nn.Module, nn.Module, nn.Module, torch.Tensor, torch.Tensor | None], torch.Tensor]
-    FeedForward = Callable[[nn.Module, nn.Module, torch.Tensor], torch.Tensor]
+    Attention = Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor]
+    FeedForward = Callable[[int, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,24 @@ class Preset:
 class Family:
     """One architecture of transformers, as the engines see it.
 
-    `shape(config)` describes the linears; `path(layer, slot)` is a linear's module path under the base model;
-    `layers(base_model)` are the blocks; `activation(config)` names the feed-forward activation as the kernels
-    know it; `stream(base_model, attend, feed_forward)` makes every block run its attention and its feed-forward
-    through the two functions it is given, leaving names and parameters as they are.
+    `shape(config)` describes the linears; `path(layer, slot)` is a linear's module path under the base model, and
+    `norm(layer, sublayer)` that of the norm of its "attention" or "feed_forward"; `layers(base_model)` are the
+    blocks; `activation(config)` names the feed-forward activation as the kernels know it.
+
+    `stream(base_model, attention, feed_forward)` makes every block run its two sublayers through the functions it is
+    given, leaving names and parameters as they are. Both take the layer's index and the hidden states [B, S, d] (and
+    the padding mask of the keys, bool [B, S] or None) and return the hidden states after the whole sublayer, residual
+    and norm included; they may do so in the place of the ones they were given.
+
+    The rest has defaults:
+
+    `fused` are the groups of slots that the dense model computes with one linear, each in the order of its rows; the
+    path of such a slot is the linear's and the slot's name, `attn.Wqkv.q` (see `flashsvd.models.linears`).
+    `pre_norm` says that a sublayer is x + f(norm(x)) and not norm(x + f(x)); the norm may be an Identity.
+    `rotary(config, layer)` is the base theta of rotary positions, pairs (i, i + head_dim / 2) turned by
+    position · theta^(-2i / head_dim); None where positions are part of the embeddings. `window(config, layer)` is
+    how far a query sees to either side, both ends included: keys with |query - key| <= window, or every key for None.
+    In a family with a slot "gate" the feed-forward is down(activation(gate(x)) * up(x)).
     """
 
     model_type: str
@@ -44,8 +58,13 @@ class Family:
     shape: Callable[[Any], ModelShape]
     path: Callable[[int, str], str]
     layers: Callable[[nn.Module], list[nn.Module]]
+    norm: Callable[[int, str], str]
     activation: Callable[[Any], str]
-    stream: Callable[[nn.Module, Attend, FeedForward], None]
+    stream: Callable[[nn.Module, Attention, FeedForward], None]
+    fused: tuple[tuple[str, ...], ...] = ()
+    pre_norm: bool = False
+    rotary: Callable[[Any, int], float] | None = None
+    window: Callable[[Any, int], int | None] | None = None
     presets: Mapping[str, Preset] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -71,7 +90,7 @@ def family_of(model_type: str) -> Family:
         known = ", ".join(sorted(families()))
         raise ModelError(
             f"architecture {model_type!r} is not supported yet: expected one of {known}; "
-            f"to add it, write flashsvd/models/families/{model_type}.py"
+            f"to add it, write flashsvd/models/families/{model_type.replace('-', '_')}.py"
         )
     return families()[model_type]
 
