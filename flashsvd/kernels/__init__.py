@@ -5,7 +5,20 @@ Nothing here knows of models. Importing this package imports no Triton and touch
 
 from flashsvd.kernels.attention import flash_svd_attention
 from flashsvd.kernels.backend import choose, resolve
-from flashsvd.kernels.ffn import flash_svd_ffn
+from flashsvd.kernels.embedding import embed_norm
+from flashsvd.kernels.ffn import flash_svd_ffn, flash_svd_ffn_v2, flash_svd_glu
 from flashsvd.kernels.layout import HeadLayout, Projection
+from flashsvd.kernels.rank_space import rank_space_attention
 
-__all__ = ["HeadLayout", "Projection", "choose", "flash_svd_attention", "flash_svd_ffn", "resolve"]
+__all__ = [
+    "HeadLayout",
+    "Projection",
+    "choose",
+    "embed_norm",
+    "flash_svd_attention",
+    "flash_svd_ffn",
+    "flash_svd_ffn_v2",
+    "flash_svd_glu",
+    "rank_space_attention",
+    "resolve",
+]

@@ -61,3 +61,41 @@ def check_projection(name: str, proj: Projection, heads: int, head_dim: int, lik
             )
         if table.device != like.device:
             raise InputError(f"{name}.table is on {table.device} but q.p on {like.device}; move it")
+
+
+def check_key_mask(key_mask: torch.Tensor, like: torch.Tensor, *, like_name: str) -> None:
+    """Raise InputError unless `key_mask` is bool [B, S] on the device of `like` [B, S, width]."""
+    if not isinstance(key_mask, torch.Tensor):
+        raise InputError(f"key_mask must be a tensor or None, got {type(key_mask).__name__}")
+    if key_mask.dtype != torch.bool or key_mask.shape != like.shape[:2]:
+        raise InputError(
+            f"key_mask must be bool {list(like.shape[:2])}, True = attend, got {key_mask.dtype} "
+            f"{list(key_mask.shape)}; for a 0/1 attention_mask pass attention_mask.bool()"
+        )
+    if key_mask.device != like.device:
+        raise InputError(f"key_mask is on {key_mask.device} but {like_name} on {like.device}; move it")
+
+
+def may_overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two [B, S, W] tensors of one dtype may share memory, each with last stride 1.
+
+    Exact for slices of one packed tensor, over columns or sequences; with different strides, memory that
+    interleaves counts as shared.
+
+    >>> packed = torch.zeros(2, 3, 10)
+    >>> may_overlap(packed[..., :4], packed[..., 4:]), may_overlap(packed[..., :5], packed[..., 4:])
+    (False, True)
+    """
+    size = a.element_size()
+    ends = [
+        t.data_ptr() + size * (1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)))
+        for t in (a, b)
+    ]
+    if a.numel() == 0 or b.numel() == 0 or ends[0] <= b.data_ptr() or ends[1] <= a.data_ptr():
+        return False
+    step = a.stride(1)
+    if a.stride() != b.stride() or step == 0 or a.stride(0) % step:
+        return True
+    # Rows of both start at whole steps from their first, so one row of each tells for all.
+    apart = (b.data_ptr() - a.data_ptr()) // size % step
+    return apart < a.shape[2] or step - apart < b.shape[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from importlib.util import find_spec
 from typing import Literal
@@ -48,6 +49,16 @@ def resolve(backend: str | None, device: torch.device) -> Backend:
             "the environment and start again, or use backend 'torch'"
         )
     return backend
+
+
+def on_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[object]:
+    """Where a kernel for this tensor is started: Triton takes the current device, not the arguments'.
+
+    Nothing where that is the tensor's already, as entering costs a few microseconds of every launch.
+    """
+    if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(tensor.device)
 
 
 def interpreting() -> bool:

@@ -86,6 +86,14 @@ class HeadLayout:
             (0 if self.shared else start, start, rank) for start, rank in zip(starts, self.ranks, strict=True)
         )
 
+    def repeated(self, times: int) -> HeadLayout:
+        """Every rank `times` times in a row: the query heads that read these kv heads.
+
+        >>> HeadLayout((40, 16)).repeated(2).ranks
+        (40, 40, 16, 16)
+        """
+        return HeadLayout(tuple(rank for rank in self.ranks for _ in range(times)), self.shared)
+
     def table(self) -> torch.Tensor:
         """`spans` as an int32 tensor [heads, 3] on the CPU."""
         return torch.tensor(self.spans, dtype=torch.int32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -23,8 +24,12 @@ import torch
 
 from flashsvd.errors import InputError
 from flashsvd.kernels.backend import interpreting
+from flashsvd.kernels.ffn.hopper_case import SM as HOPPER
+from flashsvd.kernels.ffn.hopper_case import HopperCase, hopper_cases
+from flashsvd.kernels.ffn.tiles import ffn_tiles
 from flashsvd.kernels.layout import HeadLayout
-from flashsvd.kernels.tiles import attention_tiles, ffn_tiles
+from flashsvd.kernels.rank_space.compile_case import RankSpaceCase, rank_space_cases
+from flashsvd.kernels.tiles import attention_tiles, shared_limit_bytes
 
 _TYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
@@ -61,7 +66,7 @@ class AttentionCase:
 
 @dataclass(frozen=True)
 class FfnCase:
-    """One way to compile the feed-forward kernel."""
+    """One way to compile the feed-forward kernel, for the tiles that a launch on that GPU would take."""
 
     name: str
     dtype: torch.dtype
@@ -71,9 +76,16 @@ class FfnCase:
     width: int = 3072
     biased: bool = True
     rows: int = 16384
+    rank_up: int = 0
+    """Of the second branch; 0 when not gated."""
+    out_width: int = 0
+    """Of the output factor; 0 without one."""
 
 
-def default_cases() -> tuple[AttentionCase | FfnCase, ...]:
+Case = AttentionCase | FfnCase | RankSpaceCase | HopperCase
+
+
+def default_cases() -> tuple[Case, ...]:
     """A spread over dtypes, dense and low rank, odd ranks, masks and rank loops."""
 
     def all_three(ranks: tuple[int, ...]) -> tuple[HeadLayout, HeadLayout, HeadLayout]:
@@ -92,21 +104,34 @@ def default_cases() -> tuple[AttentionCase | FfnCase, ...]:
         FfnCase("fp16 R1 59 R2 40 relu", torch.float16, 59, 40, "relu"),
         FfnCase("bf16 R1 768 R2 768 gelu_tanh", torch.bfloat16, 768, 768, "gelu_tanh"),
         FfnCase("fp32 R1 96 R2 256 gelu", torch.float32, 96, 256, "gelu"),
+        FfnCase("bf16 R1 192 R2 192 gelu", torch.bfloat16, 192, 192, "gelu"),
+        FfnCase("bf16 R1 240 R2 512 relu", torch.bfloat16, 240, 512, "relu"),
+        FfnCase("bf16 swiglu 128 128 128", torch.bfloat16, 128, 128, "silu", rank_up=128, biased=False),
+        FfnCase("bf16 geglu 240 192 240", torch.bfloat16, 240, 240, "gelu", rank_up=192),
+        FfnCase("fp32 swiglu 64 64 64", torch.float32, 64, 64, "silu", rank_up=64),
+        FfnCase("bf16 v2 R1 128 R2 128", torch.bfloat16, 128, 128, "gelu", out_width=768),
+        FfnCase("fp16 v2 swiglu odd", torch.float16, 59, 7, "silu", rank_up=40, out_width=100, width=100),
+        *rank_space_cases(),
+        *hopper_cases(),
     )
 
 
-def compile_case(case: AttentionCase | FfnCase, sm: int) -> Resources:
+def compile_case(case: Case, sm: int) -> Resources:
     """Compile one case for compute capability `sm` (80 for 8.0, 90 for 9.0); no GPU is needed or touched.
 
     Raises InputError in a process that interprets Triton, where nothing compiles.
     """
     if interpreting():
         raise InputError("TRITON_INTERPRET=1 is set, so nothing compiles; unset it and start again")
-    import triton
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    fn, constants, launch = _attention(case) if isinstance(case, AttentionCase) else _ffn(case)
+    if isinstance(case, HopperCase):
+        source, launch = case.source()
+        return _resources(case.name, sm, launch, source)
+    if isinstance(case, RankSpaceCase):
+        fn, constants, launch = case.kernel()
+    else:
+        fn, constants, launch = _attention(case) if isinstance(case, AttentionCase) else _ffn(case, sm)
     signature = {
         name: "constexpr" if name in constants else _argument_type(name, case.dtype) for name in fn.arg_names
     }
@@ -116,12 +141,18 @@ def compile_case(case: AttentionCase | FfnCase, sm: int) -> Resources:
         for i, name in enumerate(fn.arg_names)
         if signature[name].startswith("*") or name in _aligned_numbers(case)
     }
-    source = ASTSource(fn, signature, constants, attrs)
+    return _resources(case.name, sm, launch, ASTSource(fn, signature, constants, attrs))
+
+
+def _resources(name: str, sm: int, launch: dict[str, int], source: Any) -> Resources:
+    import triton
+    from triton.backends.compiler import GPUTarget
+
     compiled = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=launch)
     registers, stack = _registers_and_stack(compiled.asm["cubin"])
     return Resources(
-        kernel=fn.__name__,
-        case=case.name,
+        kernel=source.fn.__name__,
+        case=name,
         sm=sm,
         num_warps=launch["num_warps"],
         shared_bytes=compiled.metadata.shared,
@@ -129,6 +160,11 @@ def compile_case(case: AttentionCase | FfnCase, sm: int) -> Resources:
         stack_bytes=stack,
         triton_version=triton.__version__,
     )
+
+
+def runs_on(case: Case, sm: int) -> bool:
+    """Whether a kernel's instructions exist there."""
+    return sm == HOPPER if isinstance(case, HopperCase) else True
 
 
 def _attention(case: AttentionCase) -> tuple[Any, dict[str, Any], dict[str, int]]:
@@ -142,13 +178,44 @@ def _attention(case: AttentionCase) -> tuple[Any, dict[str, Any], dict[str, int]
     return attention_kernel, constants, {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
 
 
-def _ffn(case: FfnCase) -> tuple[Any, dict[str, Any], dict[str, int]]:
+def _ffn(case: FfnCase, sm: int) -> tuple[Any, dict[str, Any], dict[str, int]]:
     from flashsvd.kernels.ffn.launch import ffn_constants
     from flashsvd.kernels.ffn.triton_kernel import ffn_kernel
 
-    tiles = ffn_tiles(case.rows, case.width, case.rank_in, case.rank_out, case.dtype)
-    constants = ffn_constants(case.biased, case.activation, tiles)
+    tiles = ffn_tiles(
+        case.rows,
+        case.width,
+        case.rank_in,
+        case.rank_out,
+        case.dtype,
+        rank_up=case.rank_up,
+        out_width=case.out_width,
+        shared_limit_bytes=shared_limit_bytes(sm),
+    )
+    sizes = (case.width, case.rank_in, case.rank_up, case.rank_out, case.out_width)
+    constants = ffn_constants(
+        case.activation,
+        case.dtype,
+        sizes,
+        (case.biased,) * 3,
+        tuple(_ffn_strides(case).values()),
+        tiles,
+        nvidia=True,
+    )
     return ffn_kernel, constants, {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
+
+
+def _ffn_strides(case: FfnCase) -> dict[str, int]:
+    """Row strides of contiguous inputs, in the order of the launch; what a case has not is another's."""
+    return {
+        "p_stride": case.rank_in,
+        "u1_stride": case.rank_in,
+        "up_p_stride": case.rank_up or case.rank_in,
+        "up_u_stride": case.rank_up or case.rank_in,
+        "v2_stride": case.width,
+        "u2_stride": case.rank_out if case.out_width else case.width,
+        "out_stride": case.out_width or case.rank_out,
+    }
 
 
 def _argument_type(name: str, dtype: torch.dtype) -> str:
@@ -158,13 +225,25 @@ def _argument_type(name: str, dtype: torch.dtype) -> str:
         return "*u8"
     if name == "scale_log2":
         return "fp32"
-    if "stride" in name or name in ("seq", "heads", "rows", "width", "rank_in", "rank_out"):
+    if "stride" in name or name in (
+        "seq",
+        "heads",
+        "rows",
+        "width",
+        "rank_in",
+        "rank_up",
+        "rank_out",
+        "out_width",
+    ):
         return "i32"
     return "*" + _TYPE_NAMES[dtype]
 
 
-def _aligned_numbers(case: AttentionCase | FfnCase) -> frozenset[str]:
+def _aligned_numbers(case: Case) -> frozenset[str]:
     """Sizes and strides that a launch of this case would find divisible by 16, as Triton itself checks."""
+    if isinstance(case, RankSpaceCase | HopperCase):
+        # Their own business: constants say what divides the strides, or the case makes its source itself.
+        return frozenset()
     if isinstance(case, AttentionCase):
         numbers = {"seq": case.seq, "mask_stride_b": case.seq, "out_stride_s": case.head_dim}
         for letter, layout in zip("qkv", case.layouts, strict=True):
@@ -173,9 +252,8 @@ def _aligned_numbers(case: AttentionCase | FfnCase) -> frozenset[str]:
             numbers[f"{letter}_stride_b"] = numbers[f"{letter}_stride_s"] * case.seq
         numbers["out_stride_b"] = case.head_dim * case.seq
     else:
-        numbers = {"rows": case.rows, "width": case.width, "rank_in": case.rank_in, "rank_out": case.rank_out}
-        numbers |= {"p_stride": case.rank_in, "u_stride": case.rank_in}
-        numbers |= {"v_stride": case.width, "out_stride": case.rank_out}
+        numbers = {"rows": case.rows, "width": case.width, "rank_in": case.rank_in, "rank_up": case.rank_up}
+        numbers |= {"rank_out": case.rank_out, "out_width": case.out_width} | _ffn_strides(case)
     return frozenset(name for name, number in numbers.items() if number % 16 == 0)
 
 
@@ -198,7 +276,7 @@ def _registers_and_stack(cubin: bytes) -> tuple[int | None, int | None]:
 def compile_all(sms: tuple[int, ...]) -> Iterator[Resources]:
     """Every default case for every compute capability, one at a time as it is done."""
     for case in default_cases():
-        for sm in sms:
+        for sm in filter(functools.partial(runs_on, case), sms):
             yield compile_case(case, sm)
 
 

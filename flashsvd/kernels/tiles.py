@@ -7,11 +7,30 @@ from dataclasses import dataclass
 
 import torch
 
+from flashsvd.errors import InputError
 from flashsvd.kernels.layout import HeadLayout
 
 STREAM_BUDGET_BYTES = 5 << 18
 """What the torch loops keep alive beside inputs and output: about one core's L2 cache, so tiles stay in
 it."""
+
+HOPPER_SHARED_BYTES = 227 << 10
+"""What one program may take of a Hopper multiprocessor; an A100 has 163 KiB, a consumer GPU 99 KiB."""
+
+
+def shared_limit_bytes(sm: int) -> int:
+    """What one program may take of a multiprocessor of compute capability `sm`, 90 for 9.0.
+
+    Source: CUDA C++ programming guide, technical specifications per compute capability.
+
+    >>> [shared_limit_bytes(sm) >> 10 for sm in (75, 80, 86, 89, 90)]
+    [64, 163, 99, 99, 227]
+    """
+    if sm < 80:
+        return 64 << 10
+    if sm in (80, 87):
+        return 163 << 10
+    return HOPPER_SHARED_BYTES if 90 <= sm < 120 else 99 << 10
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -70,18 +89,21 @@ def attention_stream_tiles(
     return AttentionStreamTiles(block_b, block_m, block_n, block_b * each + weights)
 
 
-def ffn_stream_tiles(rows: int, width: int, dtype: torch.dtype) -> FfnStreamTiles:
-    """Tiles of the torch feed-forward loop.
+def ffn_stream_tiles(
+    rows: int, width: int, dtype: torch.dtype, *, gated: bool = False, rank_out: int = 0
+) -> FfnStreamTiles:
+    """Tiles of the torch feed-forward loop; `gated` keeps two of them, `rank_out` above 0 their sum S as well.
 
     Wide in D, so that the second product has a long inner dimension. The half types take all of D at once: a
     sum split over several products would be rounded to half between them.
     """
     block_d = min(width, 1024) if accumulate_dtype(dtype) == dtype else width
-    block_m = max(16, min(rows, STREAM_BUDGET_BYTES // (block_d * dtype.itemsize)))
+    row_bytes = (block_d * (2 if gated else 1) + rank_out) * dtype.itemsize
+    block_m = max(16, min(rows, STREAM_BUDGET_BYTES // row_bytes))
     if block_m < rows:
         block_m -= block_m % 16
     block_m = min(block_m, rows)
-    return FfnStreamTiles(block_m, block_d, block_m * block_d * dtype.itemsize)
+    return FfnStreamTiles(block_m, block_d, block_m * row_bytes)
 
 
 @dataclass(frozen=True)
@@ -98,13 +120,13 @@ class AttentionTiles:
 
 
 @dataclass(frozen=True)
-class FfnTiles:
-    """Tiles of the Triton feed-forward kernel."""
+class RankSpaceTiles:
+    """Tiles of the Triton rank-space kernel; `block_score` columns of q and k, `block_value` of v."""
 
     block_m: int
-    block_d: int
-    block_r1: int
-    block_r2: int
+    block_n: int
+    block_score: int
+    block_value: int
     one_pass: bool
     num_warps: int
     num_stages: int
@@ -154,13 +176,51 @@ def attention_tiles(
     )
 
 
-def ffn_tiles(rows: int, width: int, rank_in: int, rank_out: int, dtype: torch.dtype) -> FfnTiles:
-    """Tiles of the Triton feed-forward kernel: all output ranks of a row block on chip where they fit."""
+def rank_space_tiles(seq: int, score: HeadLayout, value: HeadLayout, dtype: torch.dtype) -> RankSpaceTiles:
+    """Tiles of the Triton rank-space kernel for the ranks of its kv heads.
+
+    For bf16 and ranks 32 and 40, 128 rows by 64 keys with 4 warps and 3 stages was the best of a sweep, or
+    within 2% of it, from S = 512 to 16384 (12 heads, H200). A score rank above 128 loops over tiles of it; a
+    value rank is always one tile, as its accumulator stays on chip. Raises InputError for one above 1024.
+    """
     full = dtype.itemsize >= 4
-    block_r2 = min(next_power_of_two(rank_out), 64 if full else 256)
-    widest = 64 if full else 256
-    one_pass = rank_in <= widest
-    block_r1 = next_power_of_two(rank_in) if one_pass else 32 if full else 64
-    block_m = min(32 if full else 64, next_power_of_two(rows))
-    block_d = min(32, next_power_of_two(width))
-    return FfnTiles(block_m, block_d, block_r1, block_r2, one_pass, num_warps=4 if full else 8, num_stages=2)
+    if value.max_rank > 1024:
+        raise InputError(
+            f"the Triton kernel takes value ranks up to 1024, got {value.max_rank}; use backend 'torch'"
+        )
+    widest = 64 if full else 128
+    one_pass = score.max_rank <= widest
+    # Half types never take fewer columns than 64: Triton 3.6 on sm_90 went wrong at [1, 128], rank 32, where tiles of
+    # 32 hold each rank whole, and at rank 16. It costs rank 32 45 us in place of 32 at [16, 512], 12 heads.
+    narrowest = 16 if full else 64
+    block_score = min(next_power_of_two(score.max_rank, narrowest), widest)
+    block_value = next_power_of_two(value.max_rank, narrowest)
+    # With ranks of no common factor, loads are single elements, whose addresses spill out of 4 warps' registers.
+    crowded = max(block_score, block_value) > 64 or 1 in (score.alignment, value.alignment)
+    block_m = 64 if full else 128
+    block_n = 32 if full else 64
+    if block_value > 128:
+        block_m = max(16, 8192 // block_value)
+        block_n = 32 if block_value <= 256 else 16
+    return RankSpaceTiles(
+        min(block_m, next_power_of_two(seq)),
+        min(block_n, next_power_of_two(seq)),
+        block_score,
+        block_value,
+        one_pass,
+        num_warps=8 if full or crowded else 4,
+        num_stages=2 if full or crowded else 3,
+    )
+
+
+def padding_columns(layout: HeadLayout, tile: int | None = None) -> tuple[int, ...]:
+    """Columns of each head's tiles that hold no rank: work done for nothing, which makes rank a staircase.
+
+    tile: columns of one tile, such as a `RankSpaceTiles.block_value`; unless given, the power of two that
+    takes the largest rank at once.
+
+    >>> padding_columns(HeadLayout((40, 64))), padding_columns(HeadLayout((40, 64)), tile=16)
+    ((24, 0), (8, 0))
+    """
+    tile = next_power_of_two(layout.max_rank) if tile is None else tile
+    return tuple(-rank % tile for rank in layout.ranks)

@@ -78,8 +78,8 @@ def test_ffn_refuses(change: Callable, said: str) -> None:
 
 
 def test_ffn_refuses_an_unknown_activation() -> None:
-    with pytest.raises(InputError, match="gelu, gelu_tanh, relu"):
-        flash_svd_ffn(*ffn_inputs(Case(5, 64, 7, 16), torch.float32), activation="silu")
+    with pytest.raises(InputError, match="gelu, gelu_tanh, relu, silu"):
+        flash_svd_ffn(*ffn_inputs(Case(5, 64, 7, 16), torch.float32), activation="swish")
 
 
 def test_the_triton_source_refuses_fp64() -> None:

@@ -1,4 +1,4 @@
-"""Both kernels compile for GPUs that are not there, and fit their shared memory."""
+"""The kernels compile for GPUs that are not there, and fit their shared memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import pytest
 import torch
 
 from flashsvd.errors import InputError
-from flashsvd.kernels.resources import compile_case, default_cases
-from flashsvd.kernels.tiles import attention_tiles, ffn_tiles
+from flashsvd.kernels.ffn.hopper import hopper_tiles
+from flashsvd.kernels.ffn.hopper_case import HopperCase
+from flashsvd.kernels.ffn.tiles import ffn_tiles
+from flashsvd.kernels.rank_space.compile_case import RankSpaceCase
+from flashsvd.kernels.resources import compile_case, default_cases, runs_on
+from flashsvd.kernels.tiles import attention_tiles, rank_space_tiles, shared_limit_bytes
 
 CONSUMER_SHARED_BYTES = 99 * 1024
 
@@ -32,15 +36,27 @@ def compiled() -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_every_case_compiles_for_every_target(compiled: list[dict[str, Any]]) -> None:
     assert {(row["case"], row["sm"]) for row in compiled} == {
-        (case.name, sm) for case in default_cases() for sm in (80, 90)
+        (case.name, sm) for case in default_cases() for sm in (80, 90) if runs_on(case, sm)
     }
-    assert {row["kernel"] for row in compiled} == {"attention_kernel", "ffn_kernel"}
+    kernels = {"attention_kernel", "ffn_kernel", "ffn_hopper_kernel", "rank_space_kernel"}
+    assert {row["kernel"] for row in compiled} == kernels
 
 
 @pytest.mark.slow
 def test_shared_memory_fits_even_a_consumer_gpu(compiled: list[dict[str, Any]]) -> None:
-    too_large = [row for row in compiled if row["shared_bytes"] > CONSUMER_SHARED_BYTES]
-    assert not too_large
+    for row in compiled:
+        # The feed-forward kernels' tiles follow the GPU, so they may take what that one has.
+        own = row["kernel"].startswith("ffn")
+        assert row["shared_bytes"] <= (shared_limit_bytes(row["sm"]) if own else CONSUMER_SHARED_BYTES), row
+
+
+@pytest.mark.slow
+def test_the_feed_forward_kernel_hardly_spills(compiled: list[dict[str, Any]]) -> None:
+    rows = [row for row in compiled if row["kernel"].startswith("ffn") and row["stack_bytes"] is not None]
+    spills = {(row["case"], row["sm"]): row["stack_bytes"] for row in rows}
+    assert all(spilt == 0 for (case, _), spilt in spills.items() if case.endswith("R1 240 R2 240 gelu"))
+    # None at all by Triton 3.6; 3.9 keeps up to 16 registers' worth in memory on sm_80.
+    assert max(spills.values(), default=0) <= 64
 
 
 @pytest.mark.slow
@@ -61,7 +77,13 @@ def test_nothing_compiles_while_interpreting() -> None:
 
 def test_tiles_depend_on_the_arguments_alone() -> None:
     for case in default_cases():
-        if hasattr(case, "layouts"):
+        if isinstance(case, RankSpaceCase):
+            layouts = (case.seq, case.score, case.value, case.dtype)
+            assert rank_space_tiles(*layouts) == rank_space_tiles(*layouts)
+        elif isinstance(case, HopperCase):
+            sizes = (case.rows, case.rank_in, case.rank_out)
+            assert hopper_tiles(*sizes) == hopper_tiles(*sizes)
+        elif hasattr(case, "layouts"):
             arguments = (case.seq, case.head_dim, case.layouts, case.dtype)
             assert attention_tiles(*arguments) == attention_tiles(*arguments)
         else:
@@ -75,4 +97,4 @@ def test_ffn_tiles_are_powers_of_two_that_a_dot_takes(rank: int, dtype: torch.dt
     tiles = ffn_tiles(1000, 3072, rank, rank, dtype)
     for size in (tiles.block_m, tiles.block_d, tiles.block_r1, tiles.block_r2):
         assert size >= 16 and size & (size - 1) == 0
-    assert not tiles.one_pass or tiles.block_r1 >= rank
+    assert not tiles.one_pass or tiles.block_r1 + tiles.tail_r1 >= rank

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
 
 from flashsvd.errors import InputError
 from flashsvd.kernels.attention.triton_kernel import attention_kernel
+from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.layout import HeadLayout, Projection
 from flashsvd.kernels.tiles import AttentionTiles, attention_tiles
 
@@ -46,7 +46,7 @@ def launch_attention(
     # As bytes: how a one-bit type is laid out in memory is nobody's promise.
     mask = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
     grid = (math.ceil(seq / tiles.block_m) * heads * batch,)
-    with torch.cuda.device(p.device) if p.is_cuda else contextlib.nullcontext():
+    with on_device(p):
         attention_kernel[grid](
             *_tensors(q),
             *_tensors(k),

@@ -1,7 +1,12 @@
 """The feed-forward block between its outer factors, streamed over the wide dimension.
 
 FFN v1 of FlashSVD (arXiv 2508.01506): t = act(P·U1ᵀ + b1) is made tile by tile and folded into S = t·V2ᵀ, so
-the wide activation [M, D] never exists.
+the wide activation [M, D] never exists as a whole. The gated forms (GEGLU, SwiGLU) multiply t by a second branch
+on the way; FFN v2 goes on with S·U2ᵀ + b2 where S is.
+
+On a GPU `ffn_plan` chooses between one kernel, which keeps t on chip, and chunks of rows through cuBLAS for ranks
+too large for that. cuBLAS in a half type is about 6 times slower where a rank is no multiple of 8 (1027 us for 170
+at rank 307, H200), and the kernel's loads narrow: pad P, the factors' ranks and so S with zeros to multiples of 8.
 """
 
 from __future__ import annotations
@@ -9,13 +14,14 @@ from __future__ import annotations
 import torch
 
 from flashsvd.errors import InputError
-from flashsvd.kernels.arguments import check_activation, check_tensor
 from flashsvd.kernels.backend import resolve
 from flashsvd.kernels.ffn.activation import ACTIVATIONS
 from flashsvd.kernels.ffn.naive import naive_ffn
-from flashsvd.kernels.ffn.stream import stream_ffn
+from flashsvd.kernels.ffn.operands import FfnOperands, checked, checked_out
+from flashsvd.kernels.ffn.plan import FfnPlan, ffn_plan
+from flashsvd.kernels.ffn.run import run_ffn
 
-__all__ = ["ACTIVATIONS", "flash_svd_ffn"]
+__all__ = ["ACTIVATIONS", "FfnPlan", "ffn_plan", "flash_svd_ffn", "flash_svd_ffn_v2", "flash_svd_glu"]
 
 
 @torch.no_grad()
@@ -26,16 +32,18 @@ def flash_svd_ffn(
     v2: torch.Tensor,
     *,
     activation: str,
+    out: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """act(p @ u1ᵀ + b1) @ v2ᵀ without the [M, D] activation; inference only, no gradients.
 
     p: [..., R1], rank-space input x·V1ᵀ (x itself when the up projection is dense and u1 its weight).
     u1: [D, R1]. b1: [D] or None. v2: [R2, D] (the whole down weight when that is dense).
-    activation: "gelu" (erf), "gelu_tanh" or "relu". backend: see `flashsvd.kernels.backend.resolve`.
+    activation: "gelu" (erf), "gelu_tanh", "relu" or "silu". out: [..., R2] to write to, with last stride 1; it
+    may be (columns of) p itself. backend: see `flashsvd.kernels.backend.resolve`; "triton" follows `ffn_plan`.
 
-    Returns [..., R2] in p's dtype, contiguous. Raises InputError when shapes, dtypes, devices or the
-    activation do not fit, DeviceError when the backend cannot run on the tensors' device.
+    Returns `out`, or a new contiguous [..., R2] in p's dtype. Raises InputError when shapes, dtypes, devices or
+    the activation do not fit, DeviceError when the backend cannot run on the tensors' device.
 
     Source: FlashSVD, arXiv 2508.01506, FFN v1.
 
@@ -44,33 +52,90 @@ def flash_svd_ffn(
     >>> flash_svd_ffn(p, u1, None, v2, activation="gelu").shape
     torch.Size([2, 5, 6])
     """
-    check_activation("p", p)
-    if p.dim() < 1 or u1.dim() != 2 or v2.dim() != 2:
-        raise InputError(
-            f"p, u1, v2 must be [..., R1], [D, R1], [R2, D], got {list(p.shape)}, {list(u1.shape)}, "
-            f"{list(v2.shape)}"
-        )
-    width, rank_in = u1.shape
-    rank_out = v2.shape[0]
-    if min(width, rank_in, rank_out) < 1:
-        raise InputError(f"D, R1 and R2 must be at least 1, got {width}, {rank_in} and {rank_out}")
-    check_tensor("p", p, (*p.shape[:-1], rank_in), p, like_name="p")
-    check_tensor("u1", u1, (width, rank_in), p, like_name="p")
-    check_tensor("v2", v2, (rank_out, width), p, like_name="p")
-    if b1 is not None:
-        check_tensor("b1", b1, (width,), p, like_name="p")
-    if activation not in ACTIVATIONS:
-        raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    chosen = resolve(backend, p.device)
-    rows = p.reshape(-1, rank_in)
-    if rows.shape[0] == 0:
-        out = p.new_zeros(0, rank_out)
-    elif chosen == "naive":
-        out = naive_ffn(rows, u1, b1, v2, activation)
-    elif chosen == "torch":
-        out = stream_ffn(rows, u1, b1, v2, activation)
-    else:
-        from flashsvd.kernels.ffn.launch import launch_ffn
+    return _call(FfnOperands(p, u1, b1, v2, activation), ("p", "u1", "b1"), out, backend)
 
-        out = launch_ffn(rows, u1, b1, v2, activation)
-    return out.reshape(*p.shape[:-1], rank_out)
+
+@torch.no_grad()
+def flash_svd_glu(
+    gate_p: torch.Tensor,
+    gate_u: torch.Tensor,
+    gate_b: torch.Tensor | None,
+    up_p: torch.Tensor,
+    up_u: torch.Tensor,
+    up_b: torch.Tensor | None,
+    v2: torch.Tensor,
+    *,
+    activation: str,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """(act(gate_p @ gate_uᵀ + gate_b) * (up_p @ up_uᵀ + up_b)) @ v2ᵀ without an [M, D] activation; inference only.
+
+    gate_p: [..., Rg], gate_u: [D, Rg], gate_b: [D] or None; up_p: [..., Ru], up_u: [D, Ru], up_b: [D] or None;
+    v2: [R2, D]. Each has its own rank. activation: "silu" makes it SwiGLU, "gelu" or "gelu_tanh" GEGLU.
+    out, backend, the result and what is raised: as of `flash_svd_ffn`.
+
+    Source: FlashSVD, arXiv 2508.01506, FFN v1; gates: GLU Variants Improve Transformer, arXiv 2002.05202.
+
+    >>> from flashsvd.kernels import flash_svd_glu
+    >>> gate_p, up_p, v2 = torch.randn(5, 8), torch.randn(5, 4), torch.randn(6, 64)
+    >>> gate_u, up_u = torch.randn(64, 8), torch.randn(64, 4)
+    >>> flash_svd_glu(gate_p, gate_u, None, up_p, up_u, None, v2, activation="silu").shape
+    torch.Size([5, 6])
+    """
+    ffn = FfnOperands(gate_p, gate_u, gate_b, v2, activation, up_p, up_u, up_b)
+    return _call(ffn, ("gate_p", "gate_u", "gate_b"), out, backend)
+
+
+@torch.no_grad()
+def flash_svd_ffn_v2(
+    p: torch.Tensor,
+    u1: torch.Tensor,
+    b1: torch.Tensor | None,
+    v2: torch.Tensor,
+    u2: torch.Tensor,
+    b2: torch.Tensor | None,
+    *,
+    activation: str,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """act(p @ u1ᵀ + b1) @ v2ᵀ @ u2ᵀ + b2 with neither [M, D] nor [M, R2] in memory; inference only.
+
+    p, u1, b1, v2, activation: as of `flash_svd_ffn`. u2: [N, R2], b2: [N] or None. out: [..., N]. Worth it for
+    its memory at small R2; from about 256 on, the plan goes by chunks, whose S is one chunk long.
+    backend, the result and what is raised: as of `flash_svd_ffn`.
+
+    Source: FlashSVD, arXiv 2508.01506, FFN v2, on a grid over rows alone: over output columns too, t would be
+    made again for each of their blocks.
+
+    >>> from flashsvd.kernels import flash_svd_ffn_v2
+    >>> p, u1, v2, u2 = torch.randn(5, 8), torch.randn(64, 8), torch.randn(6, 64), torch.randn(32, 6)
+    >>> flash_svd_ffn_v2(p, u1, None, v2, u2, None, activation="relu").shape
+    torch.Size([5, 32])
+    """
+    return _call(FfnOperands(p, u1, b1, v2, activation, u2=u2, b2=b2), ("p", "u1", "b1"), out, backend)
+
+
+def _call(
+    ffn: FfnOperands, names: tuple[str, str, str], out: torch.Tensor | None, backend: str | None
+) -> torch.Tensor:
+    leading = ffn.p.shape[:-1] if isinstance(ffn.p, torch.Tensor) else ()
+    matrices = checked(ffn, names)
+    shape = (*leading, matrices.result_width)
+    chosen = resolve(backend, ffn.p.device)
+    if out is None:
+        rows = torch.empty(matrices.rows, matrices.result_width, dtype=ffn.p.dtype, device=ffn.p.device)
+    else:
+        rows = checked_out(out, shape, ffn.p)
+    if matrices.rows == 0:
+        return rows.view(shape) if out is None else out
+    if chosen == "naive":
+        rows.copy_(naive_ffn(matrices))
+    elif chosen in ("triton", "interpret") and ffn.p.dtype == torch.float64:
+        raise InputError(
+            "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
+        )
+    else:
+        run_ffn(matrices, rows, chosen)
+    return rows.view(shape) if out is None else out

@@ -2,64 +2,121 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
 
 from flashsvd.errors import InputError
+from flashsvd.kernels.backend import interpreting, on_device
+from flashsvd.kernels.ffn.operands import FfnOperands
+from flashsvd.kernels.ffn.tiles import FfnTiles
 from flashsvd.kernels.ffn.triton_kernel import ffn_kernel
-from flashsvd.kernels.tiles import FfnTiles, ffn_tiles
 
 
-def launch_ffn(
-    p: torch.Tensor, u1: torch.Tensor, b1: torch.Tensor | None, v2: torch.Tensor, activation: str
-) -> torch.Tensor:
-    """act(p @ u1ᵀ + b1) @ v2ᵀ, [M, R2], by `ffn_kernel`; arguments are already checked.
+def launch_ffn(ffn: FfnOperands, tiles: FfnTiles, out: torch.Tensor) -> torch.Tensor:
+    """Fills `out` [M, R2], or [M, N] with an output factor, by `ffn_kernel`; arguments are already checked.
 
-    Source: FlashSVD, arXiv 2508.01506, FFN v1.
+    Source: FlashSVD, arXiv 2508.01506, FFN v1 and v2.
     """
+    p = ffn.p
     if p.dtype == torch.float64:
         raise InputError(
             "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
         )
-    rows, rank_in = p.shape
-    width, rank_out = u1.shape[0], v2.shape[0]
-    tiles = ffn_tiles(rows, width, rank_in, rank_out, p.dtype)
-    out = torch.empty(rows, rank_out, dtype=p.dtype, device=p.device)
-    u1 = u1 if u1.stride(1) == 1 else u1.contiguous()
-    v2 = v2 if v2.stride(1) == 1 else v2.contiguous()
-    grid = (math.ceil(rows / tiles.block_m) * math.ceil(rank_out / tiles.block_r2),)
-    with torch.cuda.device(p.device) if p.is_cuda else contextlib.nullcontext():
+    u1, v2 = _rows_in_memory(ffn.u1), _rows_in_memory(ffn.v2)
+    # p and v2 stand in for what this call does not have and the kernel then never reads.
+    up_p, up_u = (p, u1) if ffn.up_p is None or ffn.up_u is None else (ffn.up_p, _rows_in_memory(ffn.up_u))
+    u2 = v2 if ffn.u2 is None else _rows_in_memory(ffn.u2)
+    matrices = (p, u1, up_p, up_u, v2, u2, out)
+    strides = tuple(matrix.stride(0) for matrix in matrices)
+    grid = (math.ceil(ffn.rows / tiles.block_m) * tiles.out_blocks(ffn.rank_out),)
+    with on_device(p):
         ffn_kernel[grid](
             p,
             u1,
-            p if b1 is None else b1.contiguous(),
+            p if ffn.b1 is None else ffn.b1.contiguous(),
+            up_p,
+            up_u,
+            p if ffn.up_b is None else ffn.up_b.contiguous(),
             v2,
+            u2,
+            p if ffn.b2 is None else ffn.b2.contiguous(),
             out,
-            rows,
-            width,
-            rank_in,
-            rank_out,
-            p.stride(0),
-            u1.stride(0),
-            v2.stride(0),
-            out.stride(0),
-            **ffn_constants(b1 is not None, activation, tiles),
+            ffn.rows,
+            ffn.width,
+            ffn.rank_in,
+            ffn.rank_up,
+            ffn.rank_out,
+            ffn.out_width,
+            *strides,
+            **ffn_constants(
+                ffn.activation,
+                p.dtype,
+                (ffn.width, ffn.rank_in, ffn.rank_up, ffn.rank_out, ffn.out_width),
+                (ffn.b1 is not None, ffn.up_b is not None, ffn.b2 is not None),
+                strides,
+                tiles,
+                nvidia=not interpreting() and torch.version.hip is None,
+            ),
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
         )
     return out
 
 
-def ffn_constants(has_bias: bool, activation: str, tiles: FfnTiles) -> dict[str, int | bool | str]:
-    """What `ffn_kernel` is compiled for."""
+def ffn_constants(
+    activation: str,
+    dtype: torch.dtype,
+    sizes: tuple[int, int, int, int, int],
+    biases: tuple[bool, bool, bool],
+    strides: tuple[int, ...],
+    tiles: FfnTiles,
+    nvidia: bool,
+) -> dict[str, int | bool | str]:
+    """What `ffn_kernel` is compiled for.
+
+    sizes: D, R1, rank of the up branch (0 without a gate), R2, width of the output factor (0 without one).
+    biases: of the activated branch, of the up branch, of the output. strides: of the rows of p, u1, up_p, up_u,
+    v2, u2, out. nvidia: whether PTX runs there, so that tanh is one instruction.
+    """
+    width, rank_in, rank_up, rank_out, out_width = sizes
+    p, u1, up_p, up_u, v2, u2, out = strides
+    gated, fused = rank_up > 0, out_width > 0
+    exact = dtype == torch.float32
+
+    def alignment(*numbers: int) -> int:
+        # 8 elements of a half type are the widest load there is.
+        return math.gcd(8, *numbers)
+
     return {
-        "HAS_BIAS": has_bias,
+        "GATED": gated,
+        "FUSE_OUT": fused,
+        "HAS_BIAS": biases[0],
+        "HAS_UP_BIAS": biases[1],
+        "HAS_OUT_BIAS": biases[2],
         "ACTIVATION": activation,
+        "EXACT": exact,
+        "HW_TANH": nvidia and not exact,
+        "ALIGN_R1": alignment(rank_in, p, u1),
+        "ALIGN_UP": alignment(rank_up, up_p, up_u) if gated else 1,
+        "ALIGN_D": alignment(width, v2),
+        "ALIGN_R2": alignment(rank_out, u2, out_width, out) if fused else alignment(rank_out, out),
+        "EVEN_D": width % tiles.block_d == 0,
+        "EVEN_R1": rank_in % (tiles.block_r1 + tiles.tail_r1) == 0,
+        "EVEN_UP": rank_up % (tiles.block_up + tiles.tail_up) == 0,
+        "EVEN_R2": rank_out % (tiles.block_r2 + tiles.tail_r2) == 0,
         "ONE_PASS": tiles.one_pass,
         "BLOCK_M": tiles.block_m,
         "BLOCK_D": tiles.block_d,
         "BLOCK_R1": tiles.block_r1,
+        "TAIL_R1": tiles.tail_r1,
+        "BLOCK_UP": tiles.block_up,
+        "TAIL_UP": tiles.tail_up,
         "BLOCK_R2": tiles.block_r2,
+        "TAIL_R2": tiles.tail_r2,
+        "BLOCK_N": tiles.block_n,
     }
+
+
+def _rows_in_memory(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()

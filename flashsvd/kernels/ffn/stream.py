@@ -1,44 +1,56 @@
-"""FFN v1 in plain torch tile loops: the same streaming as the Triton kernel, with each tile's memory
-reused."""
+"""The feed-forward ops in plain torch tile loops: small tiles that stay in a CPU's cache, or on a GPU one chunk of
+rows at a time through cuBLAS. Each tile's memory is reused."""
 
 from __future__ import annotations
 
 import torch
 
 from flashsvd.kernels.ffn.activation import activate_
-from flashsvd.kernels.tiles import ffn_stream_tiles
+from flashsvd.kernels.ffn.operands import FfnOperands
 
 
 @torch.no_grad()
-def stream_ffn(
-    p: torch.Tensor, u1: torch.Tensor, b1: torch.Tensor | None, v2: torch.Tensor, activation: str
-) -> torch.Tensor:
-    """act(p @ u1ᵀ + b1) @ v2ᵀ for p [M, R1], u1 [D, R1], b1 [D] or None, v2 [R2, D]; returns [M, R2].
+def stream_ffn(ffn: FfnOperands, out: torch.Tensor, block_m: int, block_d: int) -> torch.Tensor:
+    """Fills `out` [M, R2], or [M, N] with an output factor, by tiles of `block_m` rows and `block_d` columns of
+    the wide activation.
 
-    One tile t of the wide activation is alive at a time. Sums over D are kept in fp32: fp16 and bf16 take all
-    of D in one product, whose sum stays in registers, and only rows are tiled. Source: FlashSVD, arXiv
-    2508.01506, FFN v1.
+    One tile of it is alive at a time, two where gated. With `block_d` of all D, each sum over D stays in one
+    product, which the half types need: between two, it would be rounded. Source: FlashSVD, arXiv 2508.01506.
     """
-    # M rows, D wide dimension, R1 and R2 ranks; BM, BD rows and columns of a tile of the wide activation.
-    rows, width, rank_out = p.shape[0], u1.shape[0], v2.shape[0]
-    tiles = ffn_stream_tiles(rows, width, p.dtype)
-    # [M, R2]
-    out = torch.empty(rows, rank_out, dtype=p.dtype, device=p.device)
-    # [BM, BD]
-    tile = torch.empty(tiles.block_m * tiles.block_d, dtype=p.dtype, device=p.device)
-    for row in range(0, rows, tiles.block_m):
-        m = slice(row, min(row + tiles.block_m, rows))
-        for column in range(0, width, tiles.block_d):
-            d = slice(column, min(column + tiles.block_d, width))
+    # M rows, D wide dimension, R2 rank, N width of the output factor; BM, BD rows and columns of a tile.
+    gated = ffn.up_p is not None and ffn.up_u is not None
+    # [BM, BD], twice if gated
+    tile = torch.empty(block_m * block_d * (2 if gated else 1), dtype=ffn.p.dtype, device=ffn.p.device)
+    # [BM, R2]
+    sums = (
+        None if ffn.u2 is None else torch.empty(block_m, ffn.rank_out, dtype=ffn.p.dtype, device=ffn.p.device)
+    )
+    for row in range(0, ffn.rows, block_m):
+        m = slice(row, min(row + block_m, ffn.rows))
+        # [BM, R2]
+        s = out[m] if sums is None else sums[: m.stop - m.start]
+        for column in range(0, ffn.width, block_d):
+            d = slice(column, min(column + block_d, ffn.width))
+            shape = (m.stop - m.start, d.stop - d.start)
+            size = shape[0] * shape[1]
             # [BM, BD]
-            t = tile[: (m.stop - m.start) * (d.stop - d.start)].view(m.stop - m.start, d.stop - d.start)
-            if b1 is None:
-                torch.mm(p[m], u1[d].T, out=t)
-            else:
-                torch.addmm(b1[d], p[m], u1[d].T, out=t)
-            activate_(t, activation)
+            t = _product(ffn.p[m], ffn.u1[d], ffn.b1, d, tile[:size].view(shape))
+            activate_(t, ffn.activation)
+            if ffn.up_p is not None and ffn.up_u is not None:
+                t.mul_(_product(ffn.up_p[m], ffn.up_u[d], ffn.up_b, d, tile[size : 2 * size].view(shape)))
             if column == 0:
-                torch.mm(t, v2[:, d].T, out=out[m])
+                torch.mm(t, ffn.v2[:, d].T, out=s)
             else:
-                out[m].addmm_(t, v2[:, d].T)
+                s.addmm_(t, ffn.v2[:, d].T)
+        if ffn.u2 is not None:
+            _product(s, ffn.u2, ffn.b2, slice(None), out[m])
     return out
+
+
+def _product(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: slice, out: torch.Tensor
+) -> torch.Tensor:
+    """x @ weightᵀ + bias[columns], written to `out`."""
+    if bias is None:
+        return torch.mm(x, weight.T, out=out)
+    return torch.addmm(bias[columns], x, weight.T, out=out)

@@ -1,0 +1,62 @@
+"""Starts the Triton embedding kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from flashsvd.errors import InputError
+from flashsvd.kernels.backend import on_device
+from flashsvd.kernels.embedding.triton_kernel import embed_norm_kernel
+from flashsvd.kernels.tiles import next_power_of_two
+
+
+def launch_embed_norm(
+    tables: Sequence[torch.Tensor],
+    indices: Sequence[torch.Tensor],
+    weight: torch.Tensor,
+    shift: torch.Tensor | None,
+    eps: float,
+    bias: torch.Tensor | None,
+    kind: str,
+    out: torch.Tensor,
+) -> None:
+    """norm(sum of rows + bias)·weight + shift into out [B, S, N]; indices are all [B, S], arguments checked."""
+    if out.dtype == torch.float64:
+        raise InputError(
+            "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
+        )
+    batch, seq, width = out.shape
+    block_n = next_power_of_two(width)
+    # As many rows per program as the norm kernel takes, where this was the best of a sweep.
+    block_m = max(1, 4096 // block_n)
+    # The kernel has room for three tables; the first stands in for those that are not there.
+    three_tables = [*tables, tables[0], tables[0]][:3]
+    three_indices = [*indices, indices[0], indices[0]][:3]
+    with on_device(out):
+        embed_norm_kernel[(math.ceil(batch * seq / block_m),)](
+            *three_tables,
+            *three_indices,
+            weight,
+            weight if shift is None else shift,
+            weight if bias is None else bias,
+            out,
+            batch * seq,
+            seq,
+            *(table.shape[0] for table in three_tables),
+            *(table.stride(0) for table in three_tables),
+            *(index.stride(0) for index in three_indices),
+            *(index.stride(1) for index in three_indices),
+            eps,
+            N=width,
+            TABLES=len(tables),
+            IS_LAYER=kind == "layer",
+            HAS_SHIFT=shift is not None,
+            HAS_BIAS=bias is not None,
+            BLOCK_M=block_m,
+            BLOCK_N=block_n,
+            num_warps=4,
+            num_stages=1,
+        )

@@ -1,0 +1,74 @@
+"""Ways to compile the Hopper feed-forward kernel on a machine without one; see `flashsvd.kernels.resources`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flashsvd.kernels.ffn.hopper import hopper_tiles, layout_of
+
+SM = 90
+
+
+@dataclass(frozen=True)
+class HopperCase:
+    """One way to compile the kernel."""
+
+    name: str
+    dtype: torch.dtype
+    rank_in: int
+    rank_out: int
+    activation: str
+    rows: int = 16384
+
+    def source(self) -> tuple[Any, dict[str, int]]:
+        """What Triton compiles, and its launch options."""
+        from triton.experimental.gluon._runtime import GluonASTSource
+
+        from flashsvd.kernels.ffn.hopper_kernel import ffn_hopper_kernel
+
+        tiles = hopper_tiles(self.rows, self.rank_in, self.rank_out)
+        assert tiles is not None
+        name = {torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype]
+
+        def described(rows: int, columns: int) -> str:
+            if not rows * columns:
+                return "constexpr"
+            return f"tensordesc<{name}{[rows, columns]},{layout_of(rows, columns, self.dtype)!r}>"
+
+        (read, read_tail), (kept, kept_tail), d = tiles.rank_in, tiles.rank_out, tiles.block_d
+        signature = {
+            "p_desc": described(tiles.block_m, read),
+            "p_tail_desc": described(tiles.block_m, read_tail),
+            "u_desc": described(d, read),
+            "u_tail_desc": described(d, read_tail),
+            "v_desc": described(kept, d),
+            "v_tail_desc": described(kept_tail, d),
+            "b1": f"*{name}",
+            "out": f"*{name}",
+            **dict.fromkeys(("rows", "width", "rank_out", "out_stride"), "i32"),
+        }
+        constants: dict[str, Any] = {key: None for key, kind in signature.items() if kind == "constexpr"}
+        constants |= tiles.constants(self.activation, has_bias=True)
+        names = ffn_hopper_kernel.arg_names
+        divisible = {
+            (names.index(key),): [["tt.divisibility", 16]]
+            for key, kind in signature.items()
+            if kind in ("i32", f"*{name}")
+        }
+        signature |= dict.fromkeys(constants, "constexpr")
+        return GluonASTSource(ffn_hopper_kernel, signature, constants, divisible), {
+            "num_warps": tiles.num_warps
+        }
+
+
+def hopper_cases() -> tuple[HopperCase, ...]:
+    """Tall and short blocks, a rank with a tail, small ranks, every kind of activation."""
+    return (
+        HopperCase("bf16 hopper R1 240 R2 240 gelu", torch.bfloat16, 240, 240, "gelu"),
+        HopperCase("bf16 hopper R1 240 R2 240 few rows", torch.bfloat16, 240, 240, "gelu", rows=4096),
+        HopperCase("fp16 hopper R1 312 R2 312 gelu_tanh", torch.float16, 312, 312, "gelu_tanh"),
+        HopperCase("bf16 hopper R1 128 R2 40 silu", torch.bfloat16, 128, 40, "silu"),
+    )

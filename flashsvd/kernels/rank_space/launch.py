@@ -1,0 +1,180 @@
+"""Starts the Triton rank-space kernel: tiles, grid and flags for the tensors at hand."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+
+from flashsvd.errors import InputError
+from flashsvd.kernels.backend import on_device
+from flashsvd.kernels.layout import HeadLayout
+from flashsvd.kernels.rank_space.triton_kernel import rank_space_kernel
+from flashsvd.kernels.tiles import RankSpaceTiles, rank_space_tiles
+
+_ALIGN = 8
+"""Elements of a half type in 16 bytes."""
+
+
+def launch_rank_space(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    score: HeadLayout,
+    value: HeadLayout,
+    kv_group: int,
+    scale: float,
+    key_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """softmax(q kᵀ·scale) v in `out`, by `rank_space_kernel`; arguments are already checked.
+
+    Raises InputError for float64 and for value ranks of which no tile fits on chip.
+    """
+    if q.dtype == torch.float64:
+        raise InputError(
+            "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
+        )
+    if _is_loose(q, k, v, score, value):
+        return _launch_aligned(q, k, v, out, score, value, kv_group, scale, key_mask)
+    batch, seq = q.shape[:2]
+    heads = score.heads * kv_group
+    # As (batch, row) pairs, in the kernel's order.
+    strides = [stride for tensor in (q, k, v, out) for stride in tensor.stride()[:2]]
+    align = math.gcd(16, *strides)
+    units = [stride // align for stride in strides]
+    # As bytes: how a one-bit type is laid out in memory is nobody's promise.
+    mask = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
+    tiles, constants = _prepared(seq, score, value, q.dtype, kv_group, mask is not None, align)
+    grid = (math.ceil(seq / tiles.block_m) * heads * batch,)
+    with on_device(q):
+        rank_space_kernel[grid](
+            q,
+            *units[0:2],
+            k,
+            *units[2:4],
+            v,
+            *units[4:6],
+            out,
+            *units[6:8],
+            out if mask is None else mask,
+            _span_table(score, value, q.device),
+            seq,
+            heads,
+            scale * math.log2(math.e),
+            **constants,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+        )
+    return out
+
+
+def _is_loose(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, score: HeadLayout, value: HeadLayout
+) -> bool:
+    """Whether some head's columns do not start on 16 bytes. In half types on sm_90, Triton 3.6 makes wrong numbers and
+    illegal addresses of operands that are loaded in smaller pieces, and is 3 times slower where it does not."""
+    if not q.is_cuda or q.element_size() != 2:
+        return False
+    starts = (score.alignment, value.alignment, *(t.stride(i) for t in (q, k, v) for i in (0, 1)))
+    return any(start % _ALIGN for start in starts) or any(t.data_ptr() % 16 for t in (q, k, v))
+
+
+def _launch_aligned(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    score: HeadLayout,
+    value: HeadLayout,
+    kv_group: int,
+    scale: float,
+    key_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """The same by way of copies whose ranks are padded with zeros, which change nothing."""
+    wide_score, wide_value = _padded(score), _padded(value)
+    copies = [
+        _spread(tensor, layout, wide)
+        for tensor, layout, wide in (
+            (q, score.repeated(kv_group), wide_score.repeated(kv_group)),
+            (k, score, wide_score),
+            (v, value, wide_value),
+        )
+    ]
+    heads = wide_value.repeated(kv_group)
+    wide_out = torch.empty(*q.shape[:2], heads.p_width, dtype=q.dtype, device=q.device)
+    launch_rank_space(
+        copies[0], copies[1], copies[2], wide_out, wide_score, wide_value, kv_group, scale, key_mask
+    )
+    for (to, _, rank), (at, _, _) in zip(value.repeated(kv_group).spans, heads.spans, strict=True):
+        out[..., to : to + rank] = wide_out[..., at : at + rank]
+    return out
+
+
+def _padded(layout: HeadLayout) -> HeadLayout:
+    return HeadLayout(tuple(-(-rank // _ALIGN) * _ALIGN for rank in layout.ranks))
+
+
+def _spread(tensor: torch.Tensor, layout: HeadLayout, wide: HeadLayout) -> torch.Tensor:
+    """Every head's columns at their places in a wider layout, zeros between."""
+    spread = tensor.new_zeros(*tensor.shape[:2], wide.p_width)
+    for (at, _, rank), (to, _, _) in zip(layout.spans, wide.spans, strict=True):
+        spread[..., to : to + rank] = tensor[..., at : at + rank]
+    return spread
+
+
+def rank_space_constants(
+    seq: int,
+    score: HeadLayout,
+    value: HeadLayout,
+    kv_group: int,
+    masked: bool,
+    stride_align: int,
+    tiles: RankSpaceTiles,
+) -> dict[str, int | bool]:
+    """What `rank_space_kernel` is compiled for; `stride_align` divides every stride."""
+    return {
+        "GROUP": kv_group,
+        "HAS_MASK": masked,
+        "EVEN_M": seq % tiles.block_m == 0,
+        "EVEN_N": seq % tiles.block_n == 0,
+        "FULL_SCORE": all(rank % tiles.block_score == 0 for rank in score.ranks),
+        "FULL_VALUE": all(rank == tiles.block_value for rank in value.ranks),
+        "SCORE_ALIGN": score.alignment,
+        "VALUE_ALIGN": value.alignment,
+        "STRIDE_ALIGN": stride_align,
+        "ONE_PASS": tiles.one_pass,
+        "BLOCK_M": tiles.block_m,
+        "BLOCK_N": tiles.block_n,
+        "BLOCK_SCORE": tiles.block_score,
+        "BLOCK_VALUE": tiles.block_value,
+    }
+
+
+@functools.lru_cache(maxsize=1024)
+def _prepared(
+    seq: int,
+    score: HeadLayout,
+    value: HeadLayout,
+    dtype: torch.dtype,
+    kv_group: int,
+    masked: bool,
+    stride_align: int,
+) -> tuple[RankSpaceTiles, dict[str, int | bool]]:
+    """Tiles and constants, kept: making them took as long on the CPU as the launch."""
+    tiles = rank_space_tiles(seq, score, value, dtype)
+    return tiles, rank_space_constants(seq, score, value, kv_group, masked, stride_align, tiles)
+
+
+@functools.lru_cache(maxsize=1024)
+def _span_table(score: HeadLayout, value: HeadLayout, device: torch.device) -> torch.Tensor:
+    """int32 [kv heads, 4], kept: a copy to the GPU per call would wait for it, and may not be captured in a
+    CUDA graph."""
+    rows = [
+        (score_start, score_rank, value_start, value_rank)
+        for (score_start, _, score_rank), (value_start, _, value_rank) in zip(
+            score.spans, value.spans, strict=True
+        )
+    ]
+    return torch.tensor(rows, dtype=torch.int32).to(device)
