@@ -63,7 +63,8 @@ def test_every_engine_is_measured_and_flash_agrees_with_lowrank(result: Comparis
     assert lowrank.metric and flash.metric and lowrank.metric.value == flash.metric.value < 1
     assert lowrank.error_vs_lowrank == 0 and 0 < (flash.error_vs_lowrank or 1) < 1e-5
     assert flash.gate and flash.gate.passed and dense.gate is None
-    assert flash.weight_bytes == lowrank.weight_bytes < dense.weight_bytes
+    # What flash folds of its factors stays beside them, at ranks padded to multiples of 8.
+    assert lowrank.weight_bytes < flash.weight_bytes < 1.5 * lowrank.weight_bytes
     for run in result.runs:
         weights = run.timeline.loc[run.timeline["category"] == "weight", "bytes"].sum()
         assert run.timeline["live_bytes"].max() - weights == run.peak_activation_bytes > 0

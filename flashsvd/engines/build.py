@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from flashsvd.engines import ENGINES
-from flashsvd.engines.modules import low_rank_module
+from flashsvd.engines.graph import GraphedForward
+from flashsvd.engines.modules import FusedLinear, low_rank_module
 from flashsvd.engines.stream import stream
 from flashsvd.errors import InputError
 from flashsvd.factors import Factors, layout_ranks
 from flashsvd.models.family import Family
+from flashsvd.models.linears import fused_sizes
 from flashsvd.models.load import LoadedModel
 from flashsvd.ranks import RankPlan
 
@@ -28,16 +30,26 @@ def build(
     *,
     method: str = "svd",
     backend: str | None = None,
+    rebuild: bool = False,
+    graph: bool | Literal["static"] = False,
 ) -> Any:
-    """A model object for one engine. It shares every tensor with `loaded` and `factors`: nothing is copied.
+    """A model object for one engine. Its parameters are those of `loaded` and `factors`: nothing is copied.
 
     dense is the loaded model itself. lowrank exchanges each factored linear for its two factors. flash does that
-    and streams attention and feed-forward. `save_pretrained` works on each; see `flashsvd.engines.hub`.
+    and streams attention and feed-forward; it makes a few tensors of its own of the factors, once, and writes the
+    hidden states of a block over those of the block before (see `flashsvd.engines.stream.stream`, also for
+    `rebuild`). With `graph`, on CUDA, its forward is captured once per shape and then replayed
+    (`flashsvd.engines.graph`): "static" leaves an output where the graph wrote it, and where the next call writes.
+    `save_pretrained` works on each; see `flashsvd.engines.hub`.
 
     Raises:
-        InputError: an unknown engine, or no factors where they are needed.
+        InputError: an unknown engine, no factors where they are needed, graph=True for another engine than flash, or
+            a family that flash does not run yet.
+        DeviceError: graph=True on another device than CUDA.
     """
     check_engine(engine)
+    if graph and engine != "flash":
+        raise InputError(f"graph=True is for the flash engine, got engine {engine!r}; leave it out")
     if engine == "dense":
         return loaded.model
     if factors is None or plan is None:
@@ -49,15 +61,17 @@ def build(
     exchange_linears(model, loaded.family, plan)
     for (layer, name), factor in factors.items():
         module = model.base_model.get_submodule(loaded.family.path(layer, name))
-        dense = loaded.model.base_model.get_submodule(loaded.family.path(layer, name))
         module.U = nn.Parameter(factor.u, requires_grad=False)
         module.V = nn.Parameter(factor.v, requires_grad=False)
-        module.bias = dense.bias
     if engine == "flash":
-        stream(model, loaded.family, plan.shape, backend)
+        stream(model, loaded.family, plan.shape, backend, rebuild=rebuild)
     from flashsvd.engines.hub import mark
 
     mark(model, plan, method, engine)
+    if graph:
+        graphed = GraphedForward(model, plan.shape.max_positions, copied=graph != "static")
+        model.forward = graphed
+        model.register_load_state_dict_post_hook(lambda *_: graphed.clear())
     return model
 
 
@@ -68,25 +82,48 @@ def check_engine(engine: str) -> None:
 
 
 def exchange_linears(model: Any, family: Family, plan: RankPlan) -> None:
-    """Puts empty low-rank modules in the place of the linears that the plan factors."""
+    """Puts empty low-rank modules in the place of the linears that the plan factors; they keep the bias.
+
+    A fused linear of which any slot is factored becomes a FusedLinear, whose other slots go on using their rows of
+    the dense weight. One of which none is factored stays as it is.
+    """
     for layer, slot in plan.shape:
         ranks = layout_ranks(slot, plan.get(layer, slot.name))
         if ranks is None:
             continue
         parent_path, _, leaf = family.path(layer, slot.name).rpartition(".")
         parent = model.base_model.get_submodule(parent_path)
+        if isinstance(parent, nn.Linear):
+            parent = FusedLinear(parent, fused_sizes(family, plan.shape, layer, slot.name)).train(
+                model.training
+            )
+            model.base_model.set_submodule(parent_path, parent)
+        dense = getattr(parent, leaf)
         with torch.device("meta"):
-            module = low_rank_module(slot, ranks, bias=getattr(parent, leaf).bias is not None)
+            module = low_rank_module(slot, ranks, bias=dense.bias is not None)
+        module.bias = dense.bias
         setattr(parent, leaf, module.train(model.training))
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers, each storage once."""
-    storages = {}
+    """Bytes of all parameters and buffers; what several of them share, as tied weights and views do, counts once."""
+    spans: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr(), str(tensor.device)] = min(storage.nbytes(), tensor.nbytes)
-    return sum(storages.values())
+        # From its first to its last element: less than nbytes for an expanded one, more for columns of a wider one.
+        reach = 1 + sum(
+            (int(size) - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+        )
+        start = int(tensor.storage_offset()) * tensor.element_size()
+        span = (start, start + reach * tensor.element_size() * bool(tensor.numel()))
+        spans.setdefault((str(tensor.device), storage.data_ptr()), []).append(span)
+    total = 0
+    for found in spans.values():
+        seen = 0
+        for start, end in sorted(found):
+            total += max(0, end - max(start, seen))
+            seen = max(seen, end)
+    return total
 
 
 @contextlib.contextmanager

@@ -2,74 +2,136 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
-from flashsvd.engines.modules import LowRankLinear, projection
+from flashsvd.engines.absorb import Absorbed, absorb, can_absorb
+from flashsvd.engines.attention import RankSpaceAttention, RebuiltAttention
+from flashsvd.engines.embeddings import stream_embeddings
+from flashsvd.engines.feed_forward import FeedForward
+from flashsvd.engines.modules import HeadLowRankLinear
+from flashsvd.engines.sublayer import Norm, Sublayer
 from flashsvd.errors import InputError
-from flashsvd.kernels.attention import flash_svd_attention
-from flashsvd.kernels.ffn import flash_svd_ffn
 from flashsvd.models.family import Family
+from flashsvd.models.linears import linear_of
 from flashsvd.models.shape import ModelShape
 
 ATTENTION = "flashsvd"
 """Name under which transformers finds our mask: the padding of the keys, [B, S], never an S x S matrix."""
 
 
-def stream(model: Any, family: Family, shape: ModelShape, backend: str | None = None) -> None:
+def stream(
+    model: Any, family: Family, shape: ModelShape, backend: str | None = None, *, rebuild: bool = False
+) -> None:
     """Makes a low-rank model stream, in place: the same parameters and names, other arithmetic.
 
-    backend: of `flashsvd.kernels`; None takes Triton on CUDA and plain torch elsewhere.
-    """
-    activation = family.activation(model.config)
+    Every block gets two modules of its own, `flash_attention` and `flash_feed_forward`, which hold what is made of
+    the parameters once (`flashsvd.engines.absorb`) and nothing that a checkpoint keeps. Blocks write their output
+    over their input, except where somebody else still wants to see that (`_is_kept`).
 
-    def attend(
-        query: nn.Module, key: nn.Module, value: nn.Module, x: torch.Tensor, key_mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    backend: of `flashsvd.kernels`; None takes Triton on CUDA and plain torch elsewhere. rebuild: q, k and v are
+    rebuilt tile by tile, as in FlashSVD (arXiv 2508.01506), also where their factors could be absorbed.
+
+    Raises:
+        InputError: a family whose attention no kernel here computes yet.
+    """
+    if family.rotary is not None or family.pre_norm:
+        raise InputError(
+            f"the flash engine has no kernel for {family.title} yet (rotary positions, local attention, gated "
+            "feed-forward): use the lowrank engine"
+        )
+    blocks = family.layers(model.base_model)
+    _attach(model, family, shape, backend, rebuild)
+
+    def attention(index: int, x: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor:
         if key_mask is not None and key_mask.dim() != 2:
             raise InputError(
                 f"the flash engine takes a padding mask [batch, sequence], got {list(key_mask.shape)}; "
                 "use the lowrank engine for other masks"
             )
-        return flash_svd_attention(
-            projection(query, x),
-            projection(key, x),
-            projection(value, x),
-            heads=shape.heads,
-            kv_heads=shape.kv_heads,
-            head_dim=shape.head_dim,
-            key_mask=key_mask,
-            backend=backend,
-        )
+        if not x.is_contiguous() or (index and _is_kept(blocks[index - 1])) or _collecting():
+            x = x.clone(memory_format=torch.contiguous_format)
+        return blocks[index].flash_attention(x, key_mask)  # type: ignore[operator]
 
-    def feed_forward(up: nn.Module, down: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        # A dense linear is its own second factor: x is then the rank-space activation, W1 its U1, W2 its V2.
-        p = linear(x, up.V) if isinstance(up, LowRankLinear) else x
-        u1 = up.U if isinstance(up, LowRankLinear) else _weight(up)
-        v2 = down.V if isinstance(down, LowRankLinear) else _weight(down)
-        s = flash_svd_ffn(p, u1, _bias(up), v2, activation=activation, backend=backend)
-        del p
-        if isinstance(down, LowRankLinear):
-            return linear(s, down.U, down.bias)
-        bias = _bias(down)
-        return s if bias is None else s.add_(bias)
+    def feed_forward(index: int, x: torch.Tensor) -> torch.Tensor:
+        return blocks[index].flash_feed_forward(x)  # type: ignore[operator]
 
-    family.stream(model.base_model, attend, feed_forward)
+    stream_embeddings(model.base_model, backend)
+    family.stream(model.base_model, attention, feed_forward)
+    # Weights that are read later make what was made of the old ones wrong.
+    model.register_load_state_dict_post_hook(lambda *_: _attach(model, family, shape, backend, rebuild))
     _register_attention()
     model.config._attn_implementation = ATTENTION
 
 
-def _weight(module: nn.Module) -> torch.Tensor:
-    assert isinstance(module, nn.Linear)
-    return module.weight
+def _attach(model: Any, family: Family, shape: ModelShape, backend: str | None, rebuild: bool) -> None:
+    """Gives every block its two sublayers, made of the parameters as they are now."""
+    activation = family.activation(model.config)
+    for index, block in enumerate(family.layers(model.base_model)):
+        q, k, v, o, up, down = (
+            linear_of(model.base_model, family, shape, index, name)
+            for name in ("q", "k", "v", "o", "up", "down")
+        )
+        norms = {
+            name: _norm(model.base_model.get_submodule(family.norm(index, name)))
+            for name in ("attention", "feed_forward")
+        }
+        attention: Sublayer
+        if can_absorb((q, k, v)) and shape.heads == shape.kv_heads and not rebuild:
+            absorbed = absorb(q, k, v, o, heads=shape.heads, head_dim=shape.head_dim)
+            _share(absorbed, q, k, v)
+            scale = 1.0 / math.sqrt(shape.head_dim)
+            attention = RankSpaceAttention(absorbed, o, scale, norms["attention"], family.pre_norm, backend)
+        else:
+            attention = RebuiltAttention(
+                (q, k, v, o),
+                shape.heads,
+                shape.kv_heads,
+                shape.head_dim,
+                norms["attention"],
+                family.pre_norm,
+                backend,
+            )
+        block.flash_attention = attention
+        block.flash_feed_forward = FeedForward(
+            up, down, activation, norms["feed_forward"], family.pre_norm, backend
+        )
 
 
-def _bias(module: nn.Module) -> torch.Tensor | None:
-    bias = module.bias
-    return bias if isinstance(bias, torch.Tensor) else None
+def _share(absorbed: Absorbed, q: nn.Module, k: nn.Module, v: nn.Module) -> None:
+    """Makes first factors that went into the packed projection as they are views of it, so that they exist once."""
+    widths = [absorbed.score.p_width, absorbed.score.p_width, absorbed.value.p_width]
+    for module, rows in zip((q, k, v), absorbed.qkv.split(widths), strict=True):
+        if isinstance(module, HeadLowRankLinear) and torch.equal(module.V, rows):
+            module.V = nn.Parameter(rows, requires_grad=False)
+
+
+def _norm(module: nn.Module) -> Norm | None:
+    if isinstance(module, nn.Identity):
+        return None
+    if isinstance(module, nn.LayerNorm):
+        return Norm(module, "layer", module.eps)
+    raise InputError(f"the flash engine has no kernel for the norm {type(module).__name__}")
+
+
+def _is_kept(block: nn.Module) -> bool:
+    """Whether a forward hook may still hold a block's output. Hooks that say `reads_at_once`, and those of
+    transformers, which `_collecting` answers for, do not count."""
+    return any(
+        not getattr(hook, "reads_at_once", False) and hook.__module__ != "transformers.utils.output_capturing"
+        for hook in block._forward_hooks.values()
+    )
+
+
+def _collecting() -> bool:
+    """Whether transformers is collecting hidden states for this call (output_hidden_states=True)."""
+    from transformers.utils.output_capturing import _active_collector
+
+    collected = _active_collector.get()
+    return collected is not None and "hidden_states" in collected
 
 
 def _register_attention() -> None:

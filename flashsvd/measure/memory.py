@@ -155,6 +155,7 @@ class _Recorder(TorchDispatchMode):
                     self.bury()
                     self.calls.pop().closed = True
 
+                leave.reads_at_once = True  # type: ignore[attr-defined]
                 for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave)):
                     stack.callback(handle.remove)
             yield

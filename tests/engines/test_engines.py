@@ -94,16 +94,25 @@ def test_no_padding_mask_is_the_same_as_all_ones(tiny: LoadedModel) -> None:
     torch.testing.assert_close(model(ids).logits, model(ids, attention_mask=torch.ones_like(ids)).logits)
 
 
-def test_engines_share_their_tensors_and_leave_the_dense_model_alone(tiny: LoadedModel) -> None:
+def test_engines_leave_the_dense_model_alone_and_hold_its_tensors_once(tiny: LoadedModel) -> None:
     before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
     models = _engines(tiny, uniform(tiny.shape, 0.5))
-    lowrank, flash = models["lowrank"], models["flash"]
-    assert lowrank.state_dict().keys() == flash.state_dict().keys()
-    for name, tensor in flash.state_dict().items():
-        assert tensor.data_ptr() == lowrank.state_dict()[name].data_ptr()
-    assert weight_bytes(flash) == weight_bytes(lowrank) < weight_bytes(tiny.model)
+    lowrank, flash = models["lowrank"].state_dict(), models["flash"].state_dict()
+    assert lowrank.keys() == flash.keys()
+    assert all(torch.equal(tensor, lowrank[name]) for name, tensor in flash.items())
+    shared = before.keys() & lowrank.keys()
+    assert shared and all(tiny.model.state_dict()[n].data_ptr() == flash[n].data_ptr() for n in shared)
     assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.model.state_dict().items())
     assert tiny.model.config._attn_implementation == "sdpa"
+    assert weight_bytes(models["lowrank"]) < weight_bytes(tiny.model)
+
+
+def test_what_flash_makes_of_its_factors_is_small_at_aligned_ranks(tiny: LoadedModel) -> None:
+    """Of q, k, v only q's first factor is another one, and the output projection gets one of its own."""
+    models = _engines(tiny, RankPlan.from_text(tiny.shape, "*.qkv: 16 *.o: 16 *.up: 24 *.down: 24"))
+    hidden, ranks, output = 64, 2 * 16, 16
+    own = 3 * 4 * (ranks * hidden + 3 * ranks + output * ranks + hidden)
+    assert weight_bytes(models["flash"]) - weight_bytes(models["lowrank"]) == own
 
 
 def test_a_check_between_layers_stops_a_run_and_leaves_no_hook(tiny: LoadedModel) -> None:

@@ -1,0 +1,175 @@
+"""Factors folded into one another once, when a model is built, so that q, k and v are never rebuilt.
+
+Without rotary positions, with q = Pq·Aq + bq, k = Pk·Ak + bk and v = Pv·Av + bv per head (P [S, r], A [r, h]), and
+softmax over keys, which does not see what depends on the query row alone:
+
+    q·kᵀ ~ (Pq·Aq·Akᵀ + bq·Akᵀ)·Pkᵀ            softmax(·)·v = (softmax(·)·Pv)·Av + bv
+
+Aq·Akᵀ goes into q's first factor, bq·Akᵀ into a bias of it, Av into the output projection and bv into its bias.
+Attention is then over rank-space tensors of as few columns per head as the smaller of the two ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear
+from flashsvd.kernels.layout import HeadLayout
+
+ALIGN = 8
+"""Ranks are padded to multiples of this with zeros: 16 bytes in half precision, what loads and cuBLAS want. On an
+H200 the two products of a feed-forward at rank 307 took 1027 us, at 240 170 us."""
+
+
+@dataclass(frozen=True)
+class Absorbed:
+    """Attention of one layer in rank space.
+
+    qkv [Rs + Rs + Rv, d] and qkv_bias [the same rows] or None project x to q', k and v, whose heads are laid out by
+    `score` (q' and k, p_width Rs) and `value` (p_width Rv). out [Ro, Rv] takes the heads' outputs to the output
+    projection's rank space, or [d, Rv] to the hidden state where that projection is dense; out_bias is what the
+    output projection then still has to add, [d] or None.
+    """
+
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    score: HeadLayout
+    value: HeadLayout
+    out: torch.Tensor
+    out_bias: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class _Head:
+    """One head of a projection: y = x·vᵀ·u + b with v [r, d], u [r, h] or None for the identity, b [h] or None."""
+
+    v: torch.Tensor
+    u: torch.Tensor | None
+    b: torch.Tensor | None
+
+    @property
+    def rank(self) -> int:
+        return self.v.shape[0]
+
+
+def can_absorb(modules: Sequence[nn.Module]) -> bool:
+    """Whether q, k and v are per head or dense: heads that share one P would each need all of its columns."""
+    return not any(isinstance(module, HeadLowRankLinear) and module.layout.shared for module in modules)
+
+
+def absorb(q: nn.Module, k: nn.Module, v: nn.Module, o: nn.Module, *, heads: int, head_dim: int) -> Absorbed:
+    """Folds the factors of one layer's attention; products in float64 (float32 on the half types), then cast.
+
+    The score rank of a head is the smaller of its q and k ranks. Where q's is the smaller, the factors are folded
+    into k's side, and bq·kᵀ, which does differ from key to key, becomes one more column: k's share of it times a
+    constant 1 in q'.
+    """
+    like = next(q.parameters())
+    wide = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else torch.float64
+    parts = [_heads(module, heads, head_dim, wide) for module in (q, k, v)]
+    scored = [_score(q_head, k_head) for q_head, k_head in zip(*parts[:2], strict=True)]
+    values = parts[2]
+    score = HeadLayout(tuple(_padded(left.shape[0]) for left, _, _ in scored))
+    value = HeadLayout(tuple(_padded(head.rank) for head in values))
+    qkv = torch.cat(
+        [
+            *(_pad_rows(left) for left, _, _ in scored),
+            *(_pad_rows(right) for _, _, right in scored),
+            *(_pad_rows(head.v) for head in values),
+        ]
+    )
+    q_bias = None
+    if any(bias is not None for _, bias, _ in scored):
+        zeros = [left.new_zeros(left.shape[0]) for left, _, _ in scored]
+        biases = [zero if b is None else b for zero, (_, b, _) in zip(zeros, scored, strict=True)]
+        q_bias = torch.cat([_pad_rows(b) for b in biases])
+        q_bias = torch.cat([q_bias, q_bias.new_zeros(qkv.shape[0] - q_bias.shape[0])])
+    out, out_bias = _output(o, values, head_dim, wide)
+    return Absorbed(
+        qkv.to(like).contiguous(),
+        None if q_bias is None else q_bias.to(like),
+        score,
+        value,
+        out.to(like).contiguous(),
+        None if out_bias is None else out_bias.to(like),
+    )
+
+
+def _heads(module: nn.Module, heads: int, head_dim: int, dtype: torch.dtype) -> list[_Head]:
+    """Every head of a projection, in a wider dtype."""
+    biases: Sequence[torch.Tensor | None] = [None] * heads
+    if isinstance(module.bias, torch.Tensor):
+        biases = module.bias.detach().to(dtype).split(head_dim)
+    if isinstance(module, HeadLowRankLinear):
+        ranks = list(module.layout.ranks)
+        firsts, seconds = module.V.detach().to(dtype).split(ranks), module.U.detach().to(dtype).split(ranks)
+        return [_Head(v, u, b) for v, u, b in zip(firsts, seconds, biases, strict=True)]
+    assert isinstance(module, nn.Linear)
+    rows = module.weight.detach().to(dtype).split(head_dim)
+    return [_Head(v, None, b) for v, b in zip(rows, biases, strict=True)]
+
+
+def _score(q: _Head, k: _Head) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """(q' [r, d], its bias [r] or None, k' [r, d]) such that q'·k'ᵀ is q·kᵀ up to a term of the query row."""
+    if k.rank <= q.rank + (q.b is not None):
+        left = q.v if q.u is None else q.u.T @ q.v
+        bias = q.b
+        if k.u is not None:
+            left = k.u @ left
+            bias = None if bias is None else k.u @ bias
+        return left, bias, k.v
+    right = k.v if k.u is None else k.u.T @ k.v
+    own = right
+    if q.u is not None:
+        right = q.u @ right
+    if q.b is None:
+        return q.v, None, right
+    left = torch.cat([q.v, torch.zeros_like(q.v[:1])])
+    bias = left.new_zeros(left.shape[0])
+    bias[-1] = 1.0
+    return left, bias, torch.cat([right, (q.b @ own)[None]])
+
+
+def _output(
+    o: nn.Module, values: list[_Head], head_dim: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The output projection's first factor (or dense weight) with every head's second factor of v folded in, padded
+    like the heads, and its whole bias."""
+    low_rank = isinstance(o, LowRankLinear)
+    first = (o.V if isinstance(o, LowRankLinear) else o.get_parameter("weight")).detach().to(dtype)
+    blocks = []
+    for head, part in zip(values, first.split(head_dim, 1), strict=True):
+        folded = part if head.u is None else part @ head.u.T
+        blocks.append(nn.functional.pad(folded, (0, _padded(head.rank) - head.rank)))
+    bias = o.bias.detach().to(dtype) if isinstance(o.bias, torch.Tensor) else None
+    if any(head.b is not None for head in values):
+        through = first @ torch.cat(
+            [first.new_zeros(head_dim) if head.b is None else head.b for head in values]
+        )
+        if low_rank:
+            assert isinstance(o, LowRankLinear)
+            through = o.U.detach().to(dtype) @ through
+        bias = through if bias is None else bias + through
+    return torch.cat(blocks, 1), bias
+
+
+def _padded(rank: int) -> int:
+    return -(-rank // ALIGN) * ALIGN
+
+
+def _pad_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows of zeros up to the next multiple of ALIGN."""
+    missing = _padded(tensor.shape[0]) - tensor.shape[0]
+    return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]) if missing else tensor
+
+
+def aligned(u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two factors u [out, k], v [k, in] with k padded by zeros to a multiple of ALIGN; themselves where it is one."""
+    missing = _padded(v.shape[0]) - v.shape[0]
+    if not missing:
+        return u, v
+    return nn.functional.pad(u, (0, missing)), _pad_rows(v)

@@ -1,0 +1,171 @@
+"""Attention sublayers of the flash engine: over absorbed factors, or with q, k and v rebuilt tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from flashsvd.engines.absorb import Absorbed
+from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear, projection
+from flashsvd.engines.sublayer import Norm, Slices, Sublayer, batch_slices, bias_of, first_of, plan_slices
+from flashsvd.kernels.attention import flash_svd_attention
+from flashsvd.kernels.layout import HeadLayout
+from flashsvd.kernels.rank_space import rank_space_attention
+
+
+class RankSpaceAttention(Sublayer):
+    """Attention on absorbed factors (`flashsvd.engines.absorb`); q, k and v are never rebuilt."""
+
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    out: torch.Tensor
+    out_bias: torch.Tensor | None
+
+    def __init__(
+        self,
+        absorbed: Absorbed,
+        o: nn.Module,
+        scale: float,
+        norm: Norm | None,
+        pre_norm: bool,
+        backend: str | None,
+    ) -> None:
+        super().__init__(norm, pre_norm, backend)
+        # Not persistent: they are made of the parameters, which is what a checkpoint holds.
+        self.register_buffer("qkv", absorbed.qkv, persistent=False)
+        self.register_buffer("qkv_bias", absorbed.qkv_bias, persistent=False)
+        self.register_buffer("out", absorbed.out, persistent=False)
+        self.register_buffer("out_bias", absorbed.out_bias, persistent=False)
+        self.score, self.value, self.scale = absorbed.score, absorbed.value, scale
+        # In a tuple, as a module of its own would put o's parameters into the files twice.
+        self._o = (o,)
+
+    def slices(self, x: torch.Tensor) -> Slices:
+        """How an x [B, S, d] is cut."""
+        width = self.qkv.shape[0] + self.out.shape[0]
+        if self.score.ranks != self.value.ranks:
+            width += self.value.p_width
+        batch, seq, hidden = x.shape
+        return plan_slices(batch, seq, width, hidden, self.score.heads, x.device.type)
+
+    def cut(self, x: torch.Tensor) -> Iterator[slice]:
+        return batch_slices(x.shape[0], self.slices(x).sequences)
+
+    def inner(self, x: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor:
+        step = self.slices(x).heads
+        heads = self.score.heads
+        if step >= heads:
+            packed = linear(x, self.qkv, self.qkv_bias)
+            widths = [self.score.p_width, self.score.p_width, self.value.p_width]
+            q, k, v = packed.split(widths, -1)
+            attended = self.attend(q, k, v, self.score, self.value, key_mask)
+            return linear(attended, self.out) if self.low_rank else attended
+        mixed: torch.Tensor | None = None
+        for first in range(0, heads, step):
+            mixed = self.group(x, first, min(first + step, heads), key_mask, mixed)
+        assert mixed is not None
+        return mixed
+
+    def group(
+        self,
+        x: torch.Tensor,
+        first: int,
+        last: int,
+        key_mask: torch.Tensor | None,
+        mixed: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """`mixed` with what heads first to last contribute, started where it is None."""
+        score, value = HeadLayout(self.score.ranks[first:last]), HeadLayout(self.value.ranks[first:last])
+        at, v_at = self.score.spans[first][0], self.value.spans[first][0]
+        starts = (at, self.score.p_width + at, 2 * self.score.p_width + v_at)
+        rows = [slice(s, s + layout.p_width) for s, layout in zip(starts, (score, score, value), strict=True)]
+        q, k, v = (linear(x, self.qkv[r], None if self.qkv_bias is None else self.qkv_bias[r]) for r in rows)
+        attended = self.attend(q, k, v, score, value, key_mask)
+        del q, k, v
+        columns = slice(v_at, v_at + value.p_width)
+        if not self.low_rank:
+            if mixed is None:
+                mixed = x.new_empty(*x.shape[:2], self.value.p_width)
+            mixed[..., columns] = attended
+            return mixed
+        share = self.out[:, columns]
+        if mixed is None:
+            return linear(attended, share)
+        mixed.view(-1, mixed.shape[-1]).addmm_(attended.flatten(0, 1), share.T)
+        return mixed
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        score: HeadLayout,
+        value: HeadLayout,
+        key_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return rank_space_attention(
+            q,
+            k,
+            v,
+            score=score,
+            value=value,
+            scale=self.scale,
+            key_mask=key_mask,
+            # The heads' outputs take the place of the queries that they were made from.
+            out=q if score.ranks == value.ranks else None,
+            backend=self.backend,
+        )
+
+    @property
+    def low_rank(self) -> bool:
+        return isinstance(self._o[0], LowRankLinear)
+
+    def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        o = self._o[0]
+        return (o.U if isinstance(o, LowRankLinear) else self.out), self.out_bias
+
+
+class RebuiltAttention(Sublayer):
+    """Attention that rebuilds q, k and v tile by tile (FlashSVDAttn), for factors that cannot be absorbed."""
+
+    def __init__(
+        self,
+        modules: tuple[nn.Module, nn.Module, nn.Module, nn.Module],
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        norm: Norm | None,
+        pre_norm: bool,
+        backend: str | None,
+    ) -> None:
+        super().__init__(norm, pre_norm, backend)
+        self._qkvo = modules
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+
+    def cut(self, x: torch.Tensor) -> Iterator[slice]:
+        width = self.heads * self.head_dim
+        for module in self._qkvo[:3]:
+            width += (module.V if isinstance(module, HeadLowRankLinear) else first_of(module)).shape[0]
+        batch, seq, hidden = x.shape
+        return batch_slices(batch, plan_slices(batch, seq, width, hidden, 1, x.device.type).sequences)
+
+    def inner(self, x: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor:
+        q, k, v, o = self._qkvo
+        attended = flash_svd_attention(
+            projection(q, x),
+            projection(k, x),
+            projection(v, x),
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            key_mask=key_mask,
+            backend=self.backend,
+        )
+        return linear(attended, o.V) if isinstance(o, LowRankLinear) else attended
+
+    def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        o = self._qkvo[3]
+        return (o.U if isinstance(o, LowRankLinear) else first_of(o)), bias_of(o)

@@ -1,0 +1,135 @@
+"""A sublayer of an encoder block as the flash engine runs it: written over the hidden states it was given.
+
+Of a hidden state x [B, S, d] nothing else of that size is alive: attention runs over slices of the batch (or, where
+there are too few sequences, over groups of heads), the residual is added in place by the product that makes it, and
+the norm is taken in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from flashsvd.engines.modules import LowRankLinear
+from flashsvd.kernels.norm import fused_norm
+
+SLICE_SHARE = 1.25
+"""How many hidden states the tensors of one slice may take together."""
+LEAST_TOKENS = {"cuda": 2048, "cpu": 256}
+"""Fewer tokens than this are not sliced: on a GPU the launches would cost more than the memory is worth."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """How one attention sublayer is cut: sequences per slice, and heads per group within it."""
+
+    sequences: int
+    heads: int
+
+
+def plan_slices(batch: int, seq: int, width: int, hidden: int, heads: int, device: str) -> Slices:
+    """Slices whose tensors, `width` columns in all, take at most SLICE_SHARE hidden states of `hidden` columns.
+
+    >>> plan_slices(32, 512, 1680, 768, 12, "cuda")
+    Slices(sequences=16, heads=12)
+    >>> plan_slices(1, 16384, 1680, 768, 12, "cuda")
+    Slices(sequences=1, heads=6)
+    >>> plan_slices(1, 512, 1680, 768, 12, "cuda")
+    Slices(sequences=1, heads=12)
+    """
+    least = LEAST_TOKENS.get(device, LEAST_TOKENS["cuda"])
+    wanted = math.ceil(width / (hidden * SLICE_SHARE))
+    wanted = max(1, min(wanted, batch * seq // least))
+    sequences = math.ceil(batch / min(wanted, batch))
+    groups = math.ceil(wanted * sequences / batch)
+    return Slices(sequences, math.ceil(heads / min(groups, heads)))
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm or RMSNorm of the model, run over or beside what it reads."""
+
+    module: nn.Module
+    kind: Literal["layer", "rms"]
+    eps: float
+
+    def __call__(
+        self, x: torch.Tensor, *, bias: torch.Tensor | None, out: torch.Tensor | None, backend: str | None
+    ) -> torch.Tensor:
+        """norm(x + bias), written to out (which may be x) or to a new tensor."""
+        shift = bias_of(self.module)
+        weight = self.module.get_parameter("weight")
+        return fused_norm(x, weight, shift, self.eps, bias=bias, kind=self.kind, out=out, backend=backend)
+
+
+class Sublayer(nn.Module):
+    """x + f(x), normed before or after, in the place of x; `norm` None is the identity.
+
+    Subclasses give `cut`, the pieces of x that are done one after another, `inner`, what f's last product is
+    applied to, and `last`, that product.
+    """
+
+    def __init__(self, norm: Norm | None, pre_norm: bool, backend: str | None) -> None:
+        super().__init__()
+        self.norm = norm
+        self.pre_norm = pre_norm
+        self.backend = backend
+
+    def forward(self, x: torch.Tensor, key_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """x [B, S, d], contiguous, is written over and returned; key_mask [B, S] bool or None."""
+        for piece in self.cut(x):
+            part = x[piece]
+            source = part
+            if self.pre_norm and self.norm is not None:
+                source = self.norm(part, bias=None, out=None, backend=self.backend)
+            inner = self.inner(source, None if key_mask is None else key_mask[piece])
+            weight, bias = self.last()
+            if weight is None:
+                part.add_(inner)
+            else:
+                part.view(-1, part.shape[-1]).addmm_(inner.flatten(0, -2), weight.T)
+            # Before the next piece makes its own.
+            del inner, source
+            if self.norm is not None and not self.pre_norm:
+                self.norm(part, bias=bias, out=part, backend=self.backend)
+            elif bias is not None:
+                part.add_(bias)
+        return x
+
+    def cut(self, x: torch.Tensor) -> Iterator[slice]:
+        """Slices of the batch."""
+        raise NotImplementedError
+
+    def inner(self, x: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor:
+        """x [b, S, d] -> [b, S, k]."""
+        raise NotImplementedError
+
+    def last(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Weight [d, k] of f's last product, None for the identity, and the bias [d] or None added after it."""
+        raise NotImplementedError
+
+
+def batch_slices(batch: int, step: int) -> Iterator[slice]:
+    """0 to batch in slices of step."""
+    return (slice(start, start + step) for start in range(0, batch, max(1, step)))
+
+
+def bias_of(module: nn.Module) -> torch.Tensor | None:
+    """A module's bias, where it has one."""
+    bias = getattr(module, "bias", None)
+    return bias if isinstance(bias, torch.Tensor) else None
+
+
+def first_of(module: nn.Module) -> torch.Tensor:
+    """What a linear multiplies its input by first: V [k, in] of factors, or the weight."""
+    return module.V if isinstance(module, LowRankLinear) else module.get_parameter("weight")
+
+
+def second_of(module: nn.Module) -> torch.Tensor:
+    """What a linear multiplies last: U [out, k] of factors, or the weight."""
+    return module.U if isinstance(module, LowRankLinear) else module.get_parameter("weight")
