@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from flashsvd.cli.app import app
+from flashsvd.cli.bench import bench
 from flashsvd.cli.compare import compare
 from flashsvd.cli.curve import curve
 from flashsvd.cli.models import models
@@ -22,5 +23,6 @@ application.command("models")(models)
 application.command("compare")(compare)
 application.command("curve")(curve)
 application.command("record")(record)
+application.add_typer(bench, name="bench")
 application.command("train-demo")(train_demo)
 application.command("app")(app)

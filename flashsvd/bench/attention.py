@@ -1,0 +1,125 @@
+"""`bench attention`: an attention sublayer with all four projections, dense and from factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from flashsvd.bench.attention_contestants import Sublayer, contestants, layer_plan
+from flashsvd.bench.contest import Terms, run_contest
+from flashsvd.bench.ops import BUDGET_SECONDS, cache_flush, check_fits, check_seed, check_sizes
+from flashsvd.bench.rows import Baselines, Row, command_of
+from flashsvd.errors import InputError
+from flashsvd.measure.ceilings import Ceilings
+from flashsvd.measure.fidelity import Outputs, judge
+from flashsvd.models.load import pick_device, pick_dtype
+from flashsvd.ranks import RankPlan
+from flashsvd.results import GateReport
+from flashsvd.spectra import Progress
+
+BASELINES = Baselines(latency="dense", peak="dense")
+_STAGES = 3
+
+
+@dataclass(frozen=True)
+class AttentionRequest:
+    """One point. rank is that of q, k and v per head; rank_out of o, by default the one that keeps the same share
+    of its parameters."""
+
+    batch: int = 32
+    seq: int = 512
+    heads: int = 12
+    head_dim: int = 64
+    rank: int = 32
+    rank_out: int | None = None
+    dtype: str = "bf16"
+    device: str = "auto"
+    repeats: int = 50
+    seed: int = 0
+
+    bench = "attention"
+    baselines = BASELINES
+
+    def check(self) -> None:
+        """Raises InputError for sizes, ranks or a dtype that cannot run."""
+        sizes = ("batch", "seq", "heads", "head_dim", "rank", "repeats")
+        check_sizes(**{name: getattr(self, name) for name in sizes})
+        if self.rank_out is not None:
+            check_sizes(rank_out=self.rank_out)
+        check_seed(self.seed)
+        pick_dtype(self.dtype)
+        hidden = self.heads * self.head_dim
+        for name, rank, most in (
+            ("rank", self.rank, self.head_dim),
+            ("rank-out", self.rank_out or 1, hidden),
+        ):
+            if rank > most:
+                raise InputError(f"{name} must be from 1 to {most} (full rank), got {rank}")
+
+    @property
+    def plan(self) -> RankPlan:
+        """The ranks of the four projections, as one layer."""
+        return layer_plan(self.heads, self.head_dim, self.rank, self.rank_out)
+
+    def config(self) -> dict[str, Any]:
+        """The setting as plain values."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return found | {"rank_out": self.plan.get(0, "o")[0]}
+
+    def command(self) -> str:
+        """The command that measures this point again."""
+        options = {field.name.replace("_", "-"): getattr(self, field.name) for field in fields(self)}
+        return command_of(self.bench, (), options)
+
+
+def bench_attention(
+    request: AttentionRequest, ceilings: Ceilings, progress: Progress
+) -> tuple[str, tuple[Row, ...]]:
+    """Measures one point; returns what ran in words and the rows.
+
+    Raises:
+        DeviceError: no such GPU.
+        OutOfMemoryError, torch.OutOfMemoryError: the point does not fit.
+    """
+    device, dtype = pick_device(request.device), pick_dtype(request.dtype)
+    hidden = request.heads * request.head_dim
+    about = (
+        f"batch {request.batch} x {request.seq}, {request.heads} heads of {request.head_dim}, "
+        f"{request.plan.summary()}"
+    )
+    check_fits(about, 6 * request.batch * request.seq * hidden * dtype.itemsize, device)
+    sublayer = Sublayer.random(request.plan, request.batch, request.seq, dtype, device, request.seed)
+    standards = _standards(sublayer)
+
+    def verdict(name: str, out: torch.Tensor) -> GateReport:
+        baseline, exact = standards["dense" if name == "dense" else "factors"]
+        mine = Outputs(_ends(out).double().cpu(), None)
+        return judge(mine, baseline, exact, name="fp64", dtype=dtype, sublayers=_STAGES)
+
+    terms = Terms(
+        device,
+        request.dtype,
+        ceilings,
+        BASELINES,
+        request.repeats,
+        BUDGET_SECONDS[device.type],
+        cache_flush(device),
+    )
+    return about, run_contest(contestants(sublayer), verdict, terms, progress)
+
+
+def _standards(sublayer: Sublayer) -> Mapping[str, tuple[Outputs, Outputs]]:
+    """Plain torch in the run's dtype, and in float64, on the first and the last sequence."""
+    ends = sublayer.on(_ends(sublayer.x))
+    wide = ends.double()
+    return {
+        kind: (Outputs(run(ends).double().cpu(), None), Outputs(run(wide).cpu(), None))
+        for kind, run in (("dense", Sublayer.dense_plain), ("factors", Sublayer.factors_plain))
+    }
+
+
+def _ends(out: torch.Tensor) -> torch.Tensor:
+    return out[[0, -1]] if len(out) > 1 else out

@@ -1,0 +1,138 @@
+"""Runs several ways of computing one thing: prepare, check, time in turn, then memory. One that fails is one line."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from flashsvd.bench.counts import Work
+from flashsvd.bench.rows import Baselines, Row, rates, with_ratios
+from flashsvd.errors import Cancelled
+from flashsvd.measure.ceilings import Ceilings
+from flashsvd.measure.latency import time_engines
+from flashsvd.results import GateReport
+from flashsvd.spectra import Progress
+
+_LONGEST_REASON = 200
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contestant that is ready to run.
+
+    call: one run, on the same input each time. checked: the part of its result that is judged. peak: bytes alive at
+    most during a call beyond what was there before, or None where the device cannot tell.
+    """
+
+    call: Callable[[], object]
+    checked: Callable[[object], torch.Tensor]
+    peak: Callable[[], int | None]
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way of running: what it is in words, its work on paper, and how it is made.
+
+    left_out: why it cannot run here, where it cannot.
+    """
+
+    what: str
+    work: Work
+    prepare: Callable[[], Prepared]
+    left_out: str | None = None
+
+
+Judge = Callable[[str, torch.Tensor], GateReport]
+"""The verdict on a contestant's checked output, by its name."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a contest is run. before: called ahead of every timed call, such as to flush caches."""
+
+    device: torch.device
+    dtype: str
+    ceilings: Ceilings
+    baselines: Baselines
+    repeats: int
+    budget_seconds: float
+    before: Callable[[], object] | None = None
+
+
+def run_contest(
+    contestants: Mapping[str, Contestant], judge: Judge, terms: Terms, progress: Progress
+) -> tuple[Row, ...]:
+    """A row for every contestant, in order.
+
+    What fails while it is made, run or checked becomes a row that says so. Running out of memory while all are
+    timed together is raised as torch.OutOfMemoryError: there is no telling whose fault it was.
+    """
+    rows: dict[str, Row] = {}
+    ready: dict[str, Prepared] = {}
+    gates: dict[str, GateReport] = {}
+    for index, (name, contestant) in enumerate(contestants.items()):
+        progress(f"Preparing {name}: {contestant.what}", 0.5 * index / len(contestants))
+        rows[name] = Row(name, contestant.what, "measured")
+        if contestant.left_out is not None:
+            rows[name] = replace(rows[name], status="left out", reason=contestant.left_out)
+            continue
+        outcome = _attempt(name, contestant, judge)
+        if isinstance(outcome, str):
+            rows[name] = replace(rows[name], status="failed", reason=outcome)
+            _forget(terms.device)
+        else:
+            ready[name], gates[name] = outcome
+    found = {}
+    if ready:
+        found = time_engines(
+            {name: prepared.call for name, prepared in ready.items()},
+            terms.device,
+            repeats=terms.repeats,
+            budget_seconds=terms.budget_seconds,
+            progress=lambda share: progress("Timing", 0.5 + 0.4 * min(share, 1.0)),
+            before=terms.before,
+        )
+    for name, (latency, repeats) in found.items():
+        progress("Measuring memory", 0.95)
+        rows[name] = replace(
+            rows[name],
+            latency_ms=latency,
+            repeats=repeats,
+            peak_bytes=ready[name].peak(),
+            weight_bytes=ready[name].weight_bytes,
+            gate=gates[name],
+            **rates(contestants[name].work, latency, terms.dtype, terms.ceilings),
+        )
+    return with_ratios(tuple(rows.values()), terms.baselines)
+
+
+def one_line(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says.
+
+    >>> one_line(ValueError("no such shape\\nand more"))
+    'ValueError: no such shape'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+
+
+def _attempt(name: str, contestant: Contestant, judge: Judge) -> tuple[Prepared, GateReport] | str:
+    try:
+        prepared = contestant.prepare()
+        return prepared, judge(name, prepared.checked(prepared.call()))
+    except Cancelled:
+        raise
+    except Exception as error:
+        return one_line(error)
+
+
+def _forget(device: torch.device) -> None:
+    """Gives back what a failed contestant held, for those after it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,297 @@
+"""`bench`: measures an encoder, an attention sublayer or a feed-forward op beside fair baselines, in one run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flashsvd.cli import options
+from flashsvd.cli.progress import progress_bar
+from flashsvd.errors import InputError
+
+if TYPE_CHECKING:
+    from flashsvd.bench.rows import Point, Row
+    from flashsvd.bench.sweep import R
+    from flashsvd.measure.ceilings import Ceilings
+    from flashsvd.spectra import Progress
+
+bench = typer.Typer(
+    help="Measure beside fair baselines, in one run, each checked before it may claim a ratio. Options marked as "
+    "sweepable may be repeated, and numbers and dtypes also given as a comma-separated list: every combination runs.",
+    no_args_is_help=True,
+)
+
+
+def _sweep(flag: str, default: str, words: str) -> Any:
+    """An option that may be repeated, and hold a comma-separated list each time."""
+    return typer.Option(
+        flag, default_factory=lambda: [default], show_default=default, help=f"{words} Sweepable."
+    )
+
+
+_DTYPES = "fp32, fp16 or bf16."
+
+
+@bench.command("encoder")
+def encoder(
+    model: options.Model,
+    *,
+    method: options.Method = "svd",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Share of parameters to keep; 0.5 if no plan is named. Sweepable."),
+    ] = None,
+    ranks: Annotated[
+        list[str] | None,
+        typer.Option(help="HEAD,FF,OUT, several separated by ':'. Sweepable."),
+    ] = None,
+    plan: options.Plan = None,
+    rules: options.Rules = None,
+    per_head: options.PerHead = True,
+    batch: Annotated[list[str], _sweep("--batch", "8", "Sequences.")],
+    seq: Annotated[list[str], _sweep("--seq", "256", "Tokens in each.")],
+    dtype: Annotated[list[str], _sweep("--dtype", "fp32", _DTYPES)],
+    device: options.Device = "auto",
+    engines: Annotated[str | None, typer.Option(help="Comma-separated rows to run; all if left out.")] = None,
+    repeats: options.Repeats = 20,
+    seed: options.Seed = 0,
+    compile_backend: Annotated[
+        str, typer.Option(help="Backend of torch.compile; inductor needs a C++ or Triton toolchain.")
+    ] = "inductor",
+    as_json: options.Json = False,
+) -> None:
+    """A whole encoder: dense (eager, compiled, micro-batched, chunked), low-rank (eager, compiled) and flash."""
+    from flashsvd.bench.encoder import EncoderRequest, bench_encoder, check_fits_model
+    from flashsvd.bench.sweep import product
+    from flashsvd.session import Session
+
+    named = {} if engines is None else {"engines": _words("--engines", [engines])}
+    requests = [
+        EncoderRequest(
+            model=model,
+            choice=options.plan_choice(
+                float(point["plan"][1]) if point["plan"][0] == "keep" else None,
+                point["plan"][1] if point["plan"][0] == "ranks" else None,
+                plan,
+                rules,
+            ),
+            plan_option=point["plan"],
+            method=method,
+            per_head=per_head,
+            batch=point["batch"],
+            seq=point["seq"],
+            dtype=point["dtype"],
+            device=device,
+            repeats=repeats,
+            seed=seed,
+            compile_backend=compile_backend,
+            **named,
+        )
+        for point in product(
+            {
+                "dtype": _words("--dtype", dtype),
+                "plan": _plan_options(keep, ranks, plan, rules),
+                "batch": _numbers("--batch", batch),
+                "seq": _numbers("--seq", seq),
+            }
+        )
+    ]
+    session = Session()
+
+    def ready() -> None:
+        for request in requests:
+            check_fits_model(request, session)
+
+    _run(
+        requests,
+        lambda request, ceilings, progress: bench_encoder(request, ceilings, session, progress),
+        device,
+        as_json,
+        ready,
+    )
+
+
+@bench.command("ffn")
+def ffn(
+    *,
+    rows: Annotated[list[str], _sweep("--rows", "16384", "Tokens.")],
+    width: Annotated[list[str], _sweep("--width", "3072", "Feed-forward width.")],
+    rank: Annotated[list[str], _sweep("--rank", "240", "Rank of the input, R1.")],
+    rank_out: Annotated[
+        int | None, typer.Option(help="Rank of the output, R2; that of the input if left out.")
+    ] = None,
+    activation: Annotated[str, typer.Option(help="gelu, gelu_tanh, relu or silu.")] = "gelu",
+    dtype: Annotated[list[str], _sweep("--dtype", "bf16", _DTYPES)],
+    device: options.Device = "auto",
+    repeats: options.Repeats = 50,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """The feed-forward op between its outer factors, beside cuBLAS products: plain, in chunks, and fused."""
+    from flashsvd.bench.ffn import FfnRequest, bench_ffn
+    from flashsvd.bench.sweep import product
+
+    points = product(
+        {
+            "dtype": _words("--dtype", dtype),
+            "width": _numbers("--width", width),
+            "rank": _numbers("--rank", rank),
+            "rows": _numbers("--rows", rows),
+        }
+    )
+    fixed: dict[str, Any] = {"rank_out": rank_out, "activation": activation, "device": device}
+    requests = [FfnRequest(**fixed, repeats=repeats, seed=seed, **point) for point in points]
+    _run(requests, bench_ffn, device, as_json)
+
+
+@bench.command("attention")
+def attention(
+    *,
+    batch: Annotated[list[str], _sweep("--batch", "32", "Sequences.")],
+    seq: Annotated[list[str], _sweep("--seq", "512", "Tokens in each.")],
+    heads: Annotated[int, typer.Option(help="Heads; the hidden size is heads x head dim.")] = 12,
+    head_dim: Annotated[int, typer.Option(help="Dimension of a head.")] = 64,
+    rank: Annotated[list[str], _sweep("--rank", "32", "Rank of q, k and v per head.")],
+    rank_out: Annotated[
+        int | None,
+        typer.Option(help="Rank of the output projection; the same share of parameters if left out."),
+    ] = None,
+    dtype: Annotated[list[str], _sweep("--dtype", "bf16", _DTYPES)],
+    device: options.Device = "auto",
+    repeats: options.Repeats = 50,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """An attention sublayer with all four projections: dense with SDPA, low-rank, and FlashSVD."""
+    from flashsvd.bench.attention import AttentionRequest, bench_attention
+    from flashsvd.bench.sweep import product
+
+    points = product(
+        {
+            "dtype": _words("--dtype", dtype),
+            "rank": _numbers("--rank", rank),
+            "batch": _numbers("--batch", batch),
+            "seq": _numbers("--seq", seq),
+        }
+    )
+    fixed: dict[str, Any] = {"heads": heads, "head_dim": head_dim, "rank_out": rank_out, "device": device}
+    requests = [AttentionRequest(**fixed, repeats=repeats, seed=seed, **point) for point in points]
+    _run(requests, bench_attention, device, as_json)
+
+
+def _run(
+    requests: Sequence[R],
+    measure: Callable[[R, Ceilings, Progress], tuple[str, tuple[Row, ...]]],
+    device: str,
+    as_json: bool,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Measures and prints every point as it is done; what is done survives an interrupt or an error."""
+    for request in requests:
+        request.check()
+    from flashsvd.bench.rows import document
+    from flashsvd.bench.sweep import run_points
+    from flashsvd.bench.table import ceiling_line, point_lines
+    from flashsvd.measure.ceilings import measure_ceilings
+    from flashsvd.measure.machine import describe_machine
+    from flashsvd.models.load import pick_device
+
+    place = pick_device(device)
+    ready()
+    machine = describe_machine(place)
+    done: list[Point] = []
+    complete = False
+    with _reporter() as progress, _terminated_like_interrupted():
+        progress("Measuring the machine's ceilings", 0.0)
+        ceilings = measure_ceilings(place)
+        if not as_json:
+            print(f"{machine.label}, torch {machine.torch}, triton {machine.triton}", flush=True)
+            print(ceiling_line(ceilings), flush=True)
+
+        def one(request: R) -> tuple[str, tuple[Row, ...]]:
+            words = f"[{len(done) + 1}/{len(requests)}] "
+            return measure(request, ceilings, lambda stage, share: progress(words + stage, share))
+
+        try:
+            for point in run_points(requests, one):
+                done.append(point)
+                if not as_json:
+                    print("\n".join(["", *point_lines(point)]), flush=True)
+            complete = True
+        finally:
+            if as_json:
+                print(json.dumps(document(tuple(done), machine, ceilings, interrupted=not complete)))
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """What ends a job that ran past its limit is a SIGTERM: it must not cost what was measured."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _reporter() -> Iterator[Progress]:
+    """A bar on a terminal; in a pipe one line on stderr per stage, as torch.compile may take minutes."""
+    if sys.stderr.isatty():
+        with progress_bar() as bar:
+            yield bar
+        return
+    last = ""
+
+    def tell(stage: str, _: float) -> None:
+        nonlocal last
+        if stage != last:
+            print(stage, file=sys.stderr, flush=True)
+        last = stage
+
+    yield tell
+
+
+def _plan_options(
+    keep: list[str] | None, ranks: list[str] | None, plan: Path | None, rules: str | None
+) -> list[tuple[str, str]]:
+    """(option, value) of every plan to run."""
+    given = {
+        "keep": [str(share) for share in _shares(keep)] if keep else [],
+        "ranks": [triple for text in ranks or [] for triple in text.split(":")],
+        "plan": [] if plan is None else [str(plan)],
+        "rules": [] if rules is None else [rules],
+    }
+    found = [(name, value) for name, values in given.items() for value in values]
+    names = list(dict.fromkeys(name for name, _ in found))
+    if len(names) > 1:
+        raise InputError(f"give one of --keep, --ranks, --plan and --rules, got {' and '.join(names)}")
+    return found or [("keep", "0.5")]
+
+
+def _shares(texts: list[str]) -> list[float]:
+    return [value for text in texts for value in options.parse_grid(text)]
+
+
+def _words(name: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """Comma-separated words of all repeats, each once."""
+    found = tuple(dict.fromkeys(word.strip() for text in texts for word in text.split(",") if word.strip()))
+    if not found:
+        raise InputError(f"{name} names nothing")
+    return found
+
+
+def _numbers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
+    words = _words(name, texts)
+    try:
+        return tuple(int(word) for word in words)
+    except ValueError:
+        raise InputError(
+            f"{name} takes whole numbers, several separated by commas, got {','.join(texts)!r}"
+        ) from None

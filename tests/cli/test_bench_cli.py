@@ -1,0 +1,161 @@
+"""`bench` as a person types it, odd arguments and all."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flashsvd.bench import ffn
+from flashsvd.cli.commands import application
+from flashsvd.errors import FlashSVDError
+
+FFN = ("bench", "ffn", "--width", "64", "--rank", "8", "--dtype", "fp32", "--device", "cpu", "--repeats", "3")
+
+
+@pytest.fixture(autouse=True)
+def _quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashsvd.measure.ceilings._MATMUL_SIZE", {"cpu": 32})
+    monkeypatch.setattr("flashsvd.measure.ceilings._COPY_BYTES", {"cpu": 4096})
+
+
+def _run(*arguments: str) -> tuple[str, str]:
+    """stdout and stderr; runs in this process, as importing torch anew would be most of the time."""
+    done = CliRunner().invoke(application, list(arguments), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout, done.stderr
+
+
+def test_a_sweep_is_one_document_of_rows_that_stand_alone() -> None:
+    stdout, stderr = _run(*FFN, "--rows", "32,48", "--rows", "64", "--json")
+    found = json.loads(stdout)
+    assert [row["config"]["rows"] for row in found["rows"]][::4] == [32, 48, 64]
+    assert len(found["rows"]) == 12 and not found["interrupted"] and not found["failures"]
+    for row in found["rows"]:
+        assert row["machine"]["cpu"] and row["versions"]["torch"] and row["created"] and row["gate"]
+        assert row["command"].startswith(f"python -m flashsvd bench ffn --rows {row['config']['rows']} ")
+    assert "[3/3] Timing" in stderr.splitlines()
+
+
+def test_the_command_of_a_row_repeats_it() -> None:
+    row = json.loads(_run(*FFN, "--rows", "32", "--json")[0])["rows"][0]
+    again = json.loads(_run(*row["command"].split()[3:], "--json")[0])["rows"][0]
+    assert again["config"] == row["config"] and again["command"] == row["command"]
+
+
+def test_tables_come_one_by_one(tiny_folder: Path) -> None:
+    stdout, _ = _run(
+        "bench",
+        "encoder",
+        str(tiny_folder),
+        *("--ranks", "9,20,11:4,8,8", "--batch", "2", "--seq", "16", "--repeats", "3", "--device", "cpu"),
+        *("--engines", "dense,dense-compile,lowrank", "--compile-backend", "eager"),
+    )
+    assert stdout.count("speed-up over dense-compile, less peak than dense") == 2
+    assert "ranks 9,20,11" in stdout and "ranks 4,8,8" in stdout and "ceilings measured now" in stdout
+    assert stdout.count(" ok ") == 6 and max(map(len, stdout.splitlines()[5:9])) < 120
+
+
+def test_attention_has_its_rows() -> None:
+    small = (
+        "--batch",
+        "2",
+        "--seq",
+        "9",
+        "--heads",
+        "2",
+        "--head-dim",
+        "16",
+        "--rank",
+        "4",
+        "--dtype",
+        "fp32",
+    )
+    found = json.loads(_run("bench", "attention", *small, "--device", "cpu", "--repeats", "3", "--json")[0])
+    assert {"dense", "lowrank", "flash"} <= {row["name"] for row in found["rows"]}
+
+
+def test_a_point_that_does_not_fit_is_one_line_and_the_sweep_goes_on() -> None:
+    stdout, _ = _run(*FFN, "--rows", "1000000000000,32")
+    assert sum("failed: OutOfMemoryError" in line for line in stdout.splitlines()) == 1
+    assert "flash_svd_ffn" in stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_finished_survives_an_interrupt(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = ffn.bench_ffn
+
+    def interrupted(request: ffn.FfnRequest, *rest: Any) -> Any:
+        if request.rows == 48:
+            signal.raise_signal(number)
+        return measure(request, *rest)
+
+    monkeypatch.setattr(ffn, "bench_ffn", interrupted)
+    done = CliRunner().invoke(application, [*FFN, "--rows", "32,48,64", "--json"])
+    found = json.loads(done.stdout)
+    assert found["interrupted"] and {row["config"]["rows"] for row in found["rows"]} == {32}
+    assert done.exit_code == 130 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("encoder", "no/such"), "hub cannot be reached"),
+        (("encoder", "bert-base", "--engines", "dense,warp"), "got 'warp'"),
+        (("encoder", "bert-base", "--engines", ","), "--engines names nothing"),
+        (("encoder", "bert-base", "--batch", "two"), "--batch takes whole numbers"),
+        (("encoder", "bert-base", "--batch", "1.5"), "--batch takes whole numbers"),
+        (("encoder", "bert-base", "--seq", ""), "--seq names nothing"),
+        (("encoder", "bert-base", "--batch", "0"), "batch must be at least 1"),
+        (("encoder", "bert-base", "--repeats", "-1"), "repeats must be at least 1"),
+        (("encoder", "bert-base", "--dtype", "bf16,int8"), "dtype must be one of"),
+        (("encoder", "bert-base", "--keep", "0.5", "--ranks", "1,2,3"), "one of --keep, --ranks"),
+        (("encoder", "bert-base", "--ranks", "40,240"), "three whole numbers"),
+        (("encoder", "bert-base", "--keep", "much"), "FIRST:LAST:STEP"),
+        (("encoder", "bert-base", "--plan", "missing.json"), "cannot read the plan"),
+        (("encoder", "bert-base", "--device", "tpu"), "device must be"),
+        (("ffn", "--rows", "64", "--rank", "-3"), "rank must be at least 1"),
+        (("ffn", "--activation", "selu"), "activation must be one of"),
+        (("ffn", "--device", "cuda:99"), "no "),
+        (("attention", "--rank", "65"), "rank must be from 1 to 64"),
+        (("encoder", "bert-base", "--method", "zip"), "method must be one of"),
+        (("encoder", "bert-base", "--seed", "-1"), "seed must be from 0"),
+        (("ffn", "--seed", "4294967296"), "seed must be from 0"),
+        (("attention", "--head-dim", "0"), "head-dim must be at least 1"),
+        (("ffn", "--rows", ",".join(map(str, range(1, 1200)))), "at most 1000 points"),
+    ],
+)
+def test_bad_input_is_an_error_for_people(arguments: tuple[str, ...], words: str) -> None:
+    with pytest.raises(FlashSVDError, match=words) as error:
+        CliRunner().invoke(application, ["bench", *arguments], catch_exceptions=False)
+    assert "\n" not in str(error.value)
+
+
+def test_a_plan_that_does_not_fit_is_one_line_and_exit_code_2(tiny_folder: Path) -> None:
+    command = [sys.executable, "-m", "flashsvd", "bench", "encoder", str(tiny_folder), "--seq", "16,65"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"error: seq must be from 1 to 64 (the positions of {tiny_folder}), got 65"
+    ]
+
+
+def test_what_a_measuring_machine_lacks_is_not_imported() -> None:
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['flashsvd', *{[*FFN, '--rows', '32', '--json']!r}]\n"
+        "runpy.run_module('flashsvd', run_name='__main__')\n"
+    )
+    blocked = ("plotly", "streamlit", "dask", "distributed", "platformdirs")
+    code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked) + code
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["rows"]) == 4
