@@ -44,6 +44,17 @@ class Absorbed:
 
 
 @dataclass(frozen=True)
+class AbsorbedValues:
+    """The value side alone, for queries and keys that have to be rebuilt: v [Rv, d] projects x to the heads that
+    `layout` describes; out and out_bias are those of `Absorbed`."""
+
+    v: torch.Tensor
+    layout: HeadLayout
+    out: torch.Tensor
+    out_bias: torch.Tensor | None
+
+
+@dataclass(frozen=True)
 class _Head:
     """One head of a projection: y = x·vᵀ·u + b with v [r, d], u [r, h] or None for the identity, b [h] or None."""
 
@@ -70,16 +81,15 @@ def absorb(q: nn.Module, k: nn.Module, v: nn.Module, o: nn.Module, *, heads: int
     """
     like = next(q.parameters())
     wide = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else torch.float64
-    parts = [_heads(module, heads, head_dim, wide) for module in (q, k, v)]
-    scored = [_score(q_head, k_head) for q_head, k_head in zip(*parts[:2], strict=True)]
-    values = parts[2]
+    parts = [_heads(module, heads, head_dim, wide) for module in (q, k)]
+    scored = [_score(q_head, k_head) for q_head, k_head in zip(*parts, strict=True)]
     score = HeadLayout(tuple(_padded(left.shape[0]) for left, _, _ in scored))
-    value = HeadLayout(tuple(_padded(head.rank) for head in values))
+    values = absorb_values(v, o, heads=heads, head_dim=head_dim)
     qkv = torch.cat(
         [
             *(_pad_rows(left) for left, _, _ in scored),
             *(_pad_rows(right) for _, _, right in scored),
-            *(_pad_rows(head.v) for head in values),
+            values.v.to(wide),
         ]
     )
     q_bias = None
@@ -88,12 +98,25 @@ def absorb(q: nn.Module, k: nn.Module, v: nn.Module, o: nn.Module, *, heads: int
         biases = [zero if b is None else b for zero, (_, b, _) in zip(zeros, scored, strict=True)]
         q_bias = torch.cat([_pad_rows(b) for b in biases])
         q_bias = torch.cat([q_bias, q_bias.new_zeros(qkv.shape[0] - q_bias.shape[0])])
-    out, out_bias = _output(o, values, head_dim, wide)
     return Absorbed(
         qkv.to(like).contiguous(),
         None if q_bias is None else q_bias.to(like),
         score,
-        value,
+        values.layout,
+        values.out,
+        values.out_bias,
+    )
+
+
+def absorb_values(v: nn.Module, o: nn.Module, *, heads: int, head_dim: int) -> AbsorbedValues:
+    """Folds v's second factors and bias into the output projection: rotary positions turn q and k, never v."""
+    like = next(v.parameters())
+    wide = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else torch.float64
+    values = _heads(v, heads, head_dim, wide)
+    out, out_bias = _output(o, values, head_dim, wide)
+    return AbsorbedValues(
+        torch.cat([_pad_rows(head.v) for head in values]).to(like).contiguous(),
+        HeadLayout(tuple(_padded(head.rank) for head in values)),
         out.to(like).contiguous(),
         None if out_bias is None else out_bias.to(like),
     )

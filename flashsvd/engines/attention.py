@@ -8,12 +8,15 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from flashsvd.engines.absorb import Absorbed
+from flashsvd.engines.absorb import Absorbed, AbsorbedValues
 from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear, projection
 from flashsvd.engines.sublayer import Norm, Slices, Sublayer, batch_slices, bias_of, first_of, plan_slices
+from flashsvd.errors import InputError
 from flashsvd.kernels.attention import flash_svd_attention
 from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.rank_space import rank_space_attention
+
+Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
 class RankSpaceAttention(Sublayer):
@@ -54,7 +57,9 @@ class RankSpaceAttention(Sublayer):
     def cut(self, x: torch.Tensor) -> Iterator[slice]:
         return batch_slices(x.shape[0], self.slices(x).sequences)
 
-    def inner(self, x: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor:
+    def inner(
+        self, x: torch.Tensor, key_mask: torch.Tensor | None, rotation: Rotation | None
+    ) -> torch.Tensor:
         step = self.slices(x).heads
         heads = self.score.heads
         if step >= heads:
@@ -152,7 +157,9 @@ class RebuiltAttention(Sublayer):
         batch, seq, hidden = x.shape
         return batch_slices(batch, plan_slices(batch, seq, width, hidden, 1, x.device.type).sequences)
 
-    def inner(self, x: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor:
+    def inner(
+        self, x: torch.Tensor, key_mask: torch.Tensor | None, rotation: Rotation | None
+    ) -> torch.Tensor:
         q, k, v, o = self._qkvo
         attended = flash_svd_attention(
             projection(q, x),
@@ -169,3 +176,78 @@ class RebuiltAttention(Sublayer):
     def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         o = self._qkvo[3]
         return (o.U if isinstance(o, LowRankLinear) else first_of(o)), bias_of(o)
+
+
+class RotaryAttention(Sublayer):
+    """Attention with rotary positions, which turn q and k between their factors: those two are rebuilt, one slice of
+    the batch at a time, and v stays in rank space. `window`: how far a query sees to either side, None for all."""
+
+    v: torch.Tensor
+    out: torch.Tensor
+    out_bias: torch.Tensor | None
+
+    def __init__(
+        self,
+        q: nn.Module,
+        k: nn.Module,
+        o: nn.Module,
+        values: AbsorbedValues,
+        heads: int,
+        head_dim: int,
+        window: int | None,
+        norm: Norm | None,
+        pre_norm: bool,
+        backend: str | None,
+    ) -> None:
+        super().__init__(norm, pre_norm, backend)
+        self.register_buffer("v", values.v, persistent=False)
+        self.register_buffer("out", values.out, persistent=False)
+        self.register_buffer("out_bias", values.out_bias, persistent=False)
+        self.score, self.value = HeadLayout((head_dim,) * heads), values.layout
+        self.scale, self.window = head_dim**-0.5, window
+        self._qko = (q, k, o)
+
+    def cut(self, x: torch.Tensor) -> Iterator[slice]:
+        # q, k and v, their P's, the heads' outputs, and norm(x).
+        width = 3 * self.score.p_width + 2 * self.value.p_width + x.shape[2]
+        batch, seq, hidden = x.shape
+        return batch_slices(batch, plan_slices(batch, seq, width, hidden, 1, x.device.type).sequences)
+
+    def inner(
+        self, x: torch.Tensor, key_mask: torch.Tensor | None, rotation: Rotation | None
+    ) -> torch.Tensor:
+        if rotation is None:
+            raise InputError("rotary attention needs the cosines and sines of its positions, got none")
+        q, k, o = self._qko
+        attended = rank_space_attention(
+            rotated(q(x), rotation),
+            rotated(k(x), rotation),
+            linear(x, self.v),
+            score=self.score,
+            value=self.value,
+            scale=self.scale,
+            key_mask=key_mask,
+            window=self.window,
+            backend=self.backend,
+        )
+        return linear(attended, self.out) if isinstance(o, LowRankLinear) else attended
+
+    def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        o = self._qko[2]
+        return (o.U if isinstance(o, LowRankLinear) else self.out), self.out_bias
+
+
+def rotated(heads: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """heads [b, S, H·h] with every pair (i, i + h/2) of a head turned by its position, in fp32 and in place.
+
+    rotation: cosines and sines [b or 1, S, h], both halves alike, as transformers makes them. Source: RoFormer,
+    arXiv 2104.09864, in the half-split form of GPT-NeoX.
+    """
+    cos, sin = (part[..., : part.shape[-1] // 2, None].mT for part in rotation)
+    wide = torch.promote_types(heads.dtype, torch.float32)
+    # [b, S, H, h/2] each
+    first, second = heads.unflatten(-1, (-1, rotation[0].shape[-1])).chunk(2, -1)
+    a, b = first.to(wide, copy=True), second.to(wide)
+    first.copy_(a * cos - b * sin)
+    second.copy_(b * cos + a * sin)
+    return heads

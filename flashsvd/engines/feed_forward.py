@@ -12,12 +12,14 @@ from torch.nn.functional import linear
 from flashsvd.engines.absorb import aligned
 from flashsvd.engines.modules import LowRankLinear
 from flashsvd.engines.sublayer import Norm, Sublayer, batch_slices, bias_of, first_of, second_of
-from flashsvd.kernels.ffn import flash_svd_ffn
+from flashsvd.kernels.ffn import flash_svd_ffn, flash_svd_glu
 
 
 class FeedForward(Sublayer):
-    """up, activation, down, streamed over the wide dimension (FFN v1)."""
+    """up, activation, down, streamed over the wide dimension (FFN v1); with a gate, activation(gate) times up."""
 
+    gate_u: torch.Tensor | None
+    gate_v: torch.Tensor | None
     up_u: torch.Tensor | None
     up_v: torch.Tensor | None
     down_u: torch.Tensor | None
@@ -27,6 +29,7 @@ class FeedForward(Sublayer):
         self,
         up: nn.Module,
         down: nn.Module,
+        gate: nn.Module | None,
         activation: str,
         norm: Norm | None,
         pre_norm: bool,
@@ -34,8 +37,8 @@ class FeedForward(Sublayer):
     ) -> None:
         super().__init__(norm, pre_norm, backend)
         self.activation = activation
-        self._linears = (up, down)
-        for name, module in (("up", up), ("down", down)):
+        self._linears = (up, down, gate)
+        for name, module in (("up", up), ("down", down), ("gate", gate)):
             u, v = _aligned_factors(module)
             self.register_buffer(f"{name}_u", u, persistent=False)
             self.register_buffer(f"{name}_v", v, persistent=False)
@@ -44,15 +47,19 @@ class FeedForward(Sublayer):
         # Beside a post-norm block's x only rank-space tensors are alive; a pre-norm one also holds norm(x).
         return batch_slices(x.shape[0], math.ceil(x.shape[0] / 4) if self.pre_norm else x.shape[0])
 
-    def inner(self, x: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor:
-        up, down = self._linears
-        # A dense linear is its own second factor: x is then the rank-space activation, W1 its U1, W2 its V2.
-        p = x
-        if isinstance(up, LowRankLinear):
-            p = linear(x, up.V if self.up_v is None else self.up_v)
-        u1 = second_of(up) if self.up_u is None else self.up_u
+    def inner(
+        self,
+        x: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        up, down, gate = self._linears
         v2 = first_of(down) if self.down_v is None else self.down_v
-        return flash_svd_ffn(p, u1, bias_of(up), v2, activation=self.activation, backend=self.backend)
+        branch = _branch(up, self.up_u, self.up_v, x)
+        if gate is None:
+            return flash_svd_ffn(*branch, v2, activation=self.activation, backend=self.backend)
+        gated = _branch(gate, self.gate_u, self.gate_v, x)
+        return flash_svd_glu(*gated, *branch, v2, activation=self.activation, backend=self.backend)
 
     def last(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         down = self._linears[1]
@@ -61,7 +68,18 @@ class FeedForward(Sublayer):
         return (down.U if self.down_u is None else self.down_u), bias_of(down)
 
 
-def _aligned_factors(module: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def _branch(
+    module: nn.Module, u: torch.Tensor | None, v: torch.Tensor | None, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Rank-space activation, second factor and bias of one branch; `u` and `v` are its padded factors, if any.
+
+    A dense linear is its own second factor: x is then the rank-space activation.
+    """
+    p = linear(x, module.V if v is None else v) if isinstance(module, LowRankLinear) else x
+    return p, second_of(module) if u is None else u, bias_of(module)
+
+
+def _aligned_factors(module: nn.Module | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Factors whose rank is padded (`absorb.aligned`), of which the module's own become views; None where its own
     are aligned or it is dense."""
     if not isinstance(module, LowRankLinear):

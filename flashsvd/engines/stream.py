@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from flashsvd.engines.absorb import Absorbed, absorb, can_absorb
-from flashsvd.engines.attention import RankSpaceAttention, RebuiltAttention
+from flashsvd.engines.absorb import Absorbed, absorb, absorb_values, can_absorb
+from flashsvd.engines.attention import RankSpaceAttention, RebuiltAttention, RotaryAttention, Rotation
 from flashsvd.engines.embeddings import stream_embeddings
 from flashsvd.engines.feed_forward import FeedForward
 from flashsvd.engines.modules import HeadLowRankLinear
@@ -36,17 +36,14 @@ def stream(
     rebuilt tile by tile, as in FlashSVD (arXiv 2508.01506), also where their factors could be absorbed.
 
     Raises:
-        InputError: a family whose attention no kernel here computes yet.
+        InputError: whole-matrix factors of a family with rotary positions, which no kernel here streams.
     """
-    if family.rotary is not None or family.pre_norm:
-        raise InputError(
-            f"the flash engine has no kernel for {family.title} yet (rotary positions, local attention, gated "
-            "feed-forward): use the lowrank engine"
-        )
     blocks = family.layers(model.base_model)
     _attach(model, family, shape, backend, rebuild)
 
-    def attention(index: int, x: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor:
+    def attention(
+        index: int, x: torch.Tensor, key_mask: torch.Tensor | None, rotation: Rotation | None
+    ) -> torch.Tensor:
         if key_mask is not None and key_mask.dim() != 2:
             raise InputError(
                 f"the flash engine takes a padding mask [batch, sequence], got {list(key_mask.shape)}; "
@@ -54,7 +51,7 @@ def stream(
             )
         if not x.is_contiguous() or (index and _is_kept(blocks[index - 1])) or _collecting():
             x = x.clone(memory_format=torch.contiguous_format)
-        return blocks[index].flash_attention(x, key_mask)  # type: ignore[operator]
+        return blocks[index].flash_attention(x, key_mask, rotation)  # type: ignore[operator]
 
     def feed_forward(index: int, x: torch.Tensor) -> torch.Tensor:
         return blocks[index].flash_feed_forward(x)  # type: ignore[operator]
@@ -71,16 +68,19 @@ def _attach(model: Any, family: Family, shape: ModelShape, backend: str | None, 
     """Gives every block its two sublayers, made of the parameters as they are now."""
     activation = family.activation(model.config)
     for index, block in enumerate(family.layers(model.base_model)):
-        q, k, v, o, up, down = (
-            linear_of(model.base_model, family, shape, index, name)
-            for name in ("q", "k", "v", "o", "up", "down")
-        )
+        linears = {
+            slot.name: linear_of(model.base_model, family, shape, index, slot.name)
+            for slot in shape.layers[index]
+        }
+        q, k, v, o = (linears[name] for name in ("q", "k", "v", "o"))
         norms = {
             name: _norm(model.base_model.get_submodule(family.norm(index, name)))
             for name in ("attention", "feed_forward")
         }
         attention: Sublayer
-        if can_absorb((q, k, v)) and shape.heads == shape.kv_heads and not rebuild:
+        if family.rotary is not None:
+            attention = _rotary(model.config, family, shape, index, (q, k, v, o), norms["attention"], backend)
+        elif can_absorb((q, k, v)) and shape.heads == shape.kv_heads and not rebuild:
             absorbed = absorb(q, k, v, o, heads=shape.heads, head_dim=shape.head_dim)
             _share(absorbed, q, k, v)
             scale = 1.0 / math.sqrt(shape.head_dim)
@@ -97,8 +97,39 @@ def _attach(model: Any, family: Family, shape: ModelShape, backend: str | None, 
             )
         block.flash_attention = attention
         block.flash_feed_forward = FeedForward(
-            up, down, activation, norms["feed_forward"], family.pre_norm, backend
+            linears["up"],
+            linears["down"],
+            linears.get("gate"),
+            activation,
+            norms["feed_forward"],
+            family.pre_norm,
+            backend,
         )
+
+
+def _rotary(
+    config: Any,
+    family: Family,
+    shape: ModelShape,
+    index: int,
+    modules: tuple[nn.Module, nn.Module, nn.Module, nn.Module],
+    norm: Norm | None,
+    backend: str | None,
+) -> RotaryAttention:
+    q, k, v, o = modules
+    if not can_absorb((v,)):
+        raise InputError(
+            f"the flash engine has no kernel for {family.title} factored as whole matrices: factor it per head, or "
+            "use the lowrank engine"
+        )
+    assert family.rotary is not None
+    # Asked for its refusal alone: the angles come with every call.
+    family.rotary(config, index)
+    values = absorb_values(v, o, heads=shape.heads, head_dim=shape.head_dim)
+    window = family.window(config, index) if family.window else None
+    return RotaryAttention(
+        q, k, o, values, shape.heads, shape.head_dim, window, norm, family.pre_norm, backend
+    )
 
 
 def _share(absorbed: Absorbed, q: nn.Module, k: nn.Module, v: nn.Module) -> None:

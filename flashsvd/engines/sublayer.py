@@ -80,14 +80,23 @@ class Sublayer(nn.Module):
         self.pre_norm = pre_norm
         self.backend = backend
 
-    def forward(self, x: torch.Tensor, key_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """x [B, S, d], contiguous, is written over and returned; key_mask [B, S] bool or None."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        key_mask: torch.Tensor | None = None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """x [B, S, d], contiguous, is written over and returned; key_mask [B, S] bool or None; rotation: cosines and
+        sines [B or 1, S, h] or None."""
         for piece in self.cut(x):
             part = x[piece]
             source = part
             if self.pre_norm and self.norm is not None:
                 source = self.norm(part, bias=None, out=None, backend=self.backend)
-            inner = self.inner(source, None if key_mask is None else key_mask[piece])
+            turns = rotation
+            if rotation is not None and len(rotation[0]) > 1:
+                turns = (rotation[0][piece], rotation[1][piece])
+            inner = self.inner(source, None if key_mask is None else key_mask[piece], turns)
             weight, bias = self.last()
             if weight is None:
                 part.add_(inner)
@@ -105,7 +114,12 @@ class Sublayer(nn.Module):
         """Slices of the batch."""
         raise NotImplementedError
 
-    def inner(self, x: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor:
+    def inner(
+        self,
+        x: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
         """x [b, S, d] -> [b, S, k]."""
         raise NotImplementedError
 

@@ -25,12 +25,14 @@ def attend_in_tiles(
     key_mask: torch.Tensor | None,
     scale: float,
     tiles: AttentionStreamTiles,
+    window: int | None = None,
 ) -> torch.Tensor:
     """Fill `out` [B, S, W] with softmax(q kᵀ·scale) v, the query heads side by side, and return it.
 
     score_widths and value_widths: columns of q and k, and of v, per kv head; `group` query heads read one kv
     head. Those are stacked as rows, so one key tile serves them all. A tile of `out` is written after the
-    last use of the tile of q in its place. Source: FlashAttention-2, arXiv 2307.08691.
+    last use of the tile of q in its place. window: keys further than this from a query, to either side, do not
+    count, and tiles with no other keys are never read. Source: FlashAttention-2, arXiv 2307.08691.
     """
     # B batch, S sequence, G query heads per kv head, hs and hv columns of q, k and of v; a tile has BB
     # sequences, BM query rows and BN keys.
@@ -71,11 +73,19 @@ def attend_in_tiles(
                 softmax = _OnlineSoftmax(buffers, q_tile, value_width, scale)
                 for n0 in range(0, seq, tiles.block_n):
                     n = slice(n0, min(n0 + tiles.block_n, seq))
+                    if window is not None and (
+                        n.start > m.stop - 1 + window or n.stop - 1 < m.start - window
+                    ):
+                        continue
                     # [BB, BN, hs]
                     k_tile = read_k(kv_head, b, n, buffers.view("k", count, n.stop - n.start, score_width))
                     # [BB, BN, hv]
                     v_tile = read_v(kv_head, b, n, buffers.view("v", count, n.stop - n.start, value_width))
-                    softmax.add(k_tile, v_tile, None if key_mask is None else key_mask[b, None, n])
+                    allowed = None if key_mask is None else key_mask[b, None, n]
+                    if window is not None:
+                        near = _near(m, n, window, group, out.device)
+                        allowed = near if allowed is None else allowed & near
+                    softmax.add(k_tile, v_tile, allowed)
                 # [BB, G*BM, hv]
                 result = softmax.finish()
                 for g in range(group):
@@ -83,6 +93,12 @@ def attend_in_tiles(
                     out[b, m, start : start + value_width] = result[:, g * rows : (g + 1) * rows]
             first_column += group * value_width
     return out
+
+
+def _near(m: slice, n: slice, window: int, group: int, device: torch.device) -> torch.Tensor:
+    """bool [1, G*BM, BN]: which keys of a tile lie within the window of each query row."""
+    rows = torch.arange(m.start, m.stop, device=device).repeat(group)
+    return (rows[:, None] - torch.arange(n.start, n.stop, device=device)).abs()[None] <= window
 
 
 class _Buffers:
@@ -112,7 +128,7 @@ class _OnlineSoftmax:
         self.empty = True
 
     def add(self, k: torch.Tensor, v: torch.Tensor, allowed: torch.Tensor | None) -> None:
-        """Fold in keys [BB, BN, hs] and values [BB, BN, hv]; `allowed` [BB, 1, BN] may be attended to."""
+        """Fold in keys [BB, BN, hs] and values [BB, BN, hv]; `allowed` [BB or 1, R or 1, BN] may be attended to."""
         batch, rows, _ = self.q.shape
         # [BB, R, BN]
         scores = self.buffers.view("scores", batch, rows, k.shape[1])

@@ -228,6 +228,7 @@ def _argument_type(name: str, dtype: torch.dtype) -> str:
     if "stride" in name or name in (
         "seq",
         "heads",
+        "window",
         "rows",
         "width",
         "rank_in",

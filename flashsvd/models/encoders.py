@@ -61,8 +61,13 @@ def stream_blocks(blocks: Iterable[nn.Module], attention: Attention, feed_forwar
 
 def _stream_block(block: nn.Module, index: int, attention: Attention, feed_forward: FeedForward) -> None:
     def forward(
-        self: Any, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *_: Any, **__: Any
+        self: Any,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *_: Any,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **__: Any,
     ) -> torch.Tensor:
-        return feed_forward(index, attention(index, hidden_states, attention_mask))
+        return feed_forward(index, attention(index, hidden_states, attention_mask, position_embeddings))
 
     with_methods(block, forward=forward)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    Attention = Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor]
+    Rotation = tuple[torch.Tensor, torch.Tensor]
+    Attention = Callable[[int, torch.Tensor, torch.Tensor | None, Rotation | None], torch.Tensor]
     FeedForward = Callable[[int, torch.Tensor], torch.Tensor]
 
 
@@ -38,9 +39,10 @@ class Family:
     blocks; `activation(config)` names the feed-forward activation as the kernels know it.
 
     `stream(base_model, attention, feed_forward)` makes every block run its two sublayers through the functions it is
-    given, leaving names and parameters as they are. Both take the layer's index and the hidden states [B, S, d] (and
-    the padding mask of the keys, bool [B, S] or None) and return the hidden states after the whole sublayer, residual
-    and norm included; they may do so in the place of the ones they were given.
+    given, leaving names and parameters as they are. Both take the layer's index and the hidden states [B, S, d] and
+    return the hidden states after the whole sublayer, residual and norm included; they may do so in the place of the
+    ones they were given. Attention also takes the padding mask of the keys, bool [B, S] or None, and the cosines and
+    sines [B or 1, S, head_dim] of rotary positions or None.
 
     The rest has defaults:
 

@@ -33,7 +33,10 @@ class Written:
         norm = self.base.get_submodule(self.family.norm(layer, name))
         return x + function(norm(x)) if self.family.pre_norm else norm(x + function(x))
 
-    def attention(self, layer: int, x: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor:
+    def attention(
+        self, layer: int, x: torch.Tensor, key_mask: torch.Tensor | None, rotation: object
+    ) -> torch.Tensor:
+        # The angles that come along are left alone: that the family's theta makes them is what is tested.
         positions = torch.arange(x.shape[1])
         seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool)
         window = self.family.window and self.family.window(self.config, layer)

@@ -22,7 +22,7 @@ Answer = Callable[..., torch.Tensor]
 FamilyModel = Callable[..., LoadedModel]
 
 PLANS = ["*.qkv: 9 *.o: 11 *.up: 20 *.down: 17", "*.q: 9 L1.v.h2: 5 L2.v: 12 L1.o: 11 L2.up: 20 L1.down: 17"]
-every_streamed_family = pytest.mark.parametrize("family", sorted(set(families()) - {"modernbert"}))
+every_streamed_family = pytest.mark.parametrize("family", sorted(families()))
 
 
 def _engines(loaded: LoadedModel, text: str) -> dict[str, torch.nn.Module]:
@@ -64,6 +64,15 @@ def test_head_dims_stream(
     assert relative_error(answer(models["flash"], encoded), lowrank) < 2e-6
 
 
-def test_modernbert_names_the_engine_to_use(family_model: FamilyModel) -> None:
-    with pytest.raises(InputError, match="lowrank engine"):
-        _engines(family_model("modernbert", dtype=torch.float32), PLANS[0])
+def test_whole_matrices_of_a_rotary_family_name_the_engine_to_use(family_model: FamilyModel) -> None:
+    with pytest.raises(InputError, match="use the lowrank engine"):
+        _engines(family_model("modernbert", dtype=torch.float32, per_head=False), "*.qkv: 20 *.up: 12")
+
+
+def test_positions_of_the_caller_turn_the_heads(family_model: FamilyModel, answer: Answer) -> None:
+    models = _engines(family_model("modernbert", dtype=torch.float32), PLANS[0])
+    ids = torch.randint(2, 120, (2, 21), generator=torch.Generator().manual_seed(4))
+    given = {"input_ids": ids, "position_ids": torch.arange(21).flip(0)[None].expand(2, -1)}
+    lowrank = answer(models["lowrank"], given)
+    assert relative_error(answer(models["flash"], given), lowrank) < 2e-6
+    assert relative_error(answer(models["flash"], {"input_ids": ids}), lowrank) > 1e-3

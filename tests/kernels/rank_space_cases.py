@@ -27,6 +27,7 @@ class Case:
     group: int = 1
     mask: str | None = None
     batch: int = 2
+    window: int | None = None
 
 
 CASES = (
@@ -46,6 +47,10 @@ CASES = (
     Case("one kv head", 17, (40,), (8,), group=4),
     Case("rank loop", 33, (200, 130), (40, 7), mask="left"),
     Case("large values", 17, (40,), (300,), mask="right"),
+    Case("a window", 131, (16, 8), (8, 16), window=5),
+    Case("a window of a tile, and padding", 97, (40,), (24,), group=2, mask="random", window=64),
+    Case("a window of one", 33, (8,), (8,), mask="left", window=0),
+    Case("a window wider than the sequence", 17, (7,), (7,), mask="right", window=99),
     Case("a sequence with no key", 63, (40, 7), (40, 7), mask="one empty"),
     Case("no key anywhere", 17, (40, 7), (7, 16), mask="empty"),
 )
@@ -72,6 +77,7 @@ class Inputs:
     group: int
     scale: float
     mask: torch.Tensor | None
+    window: int | None = None
 
     def run(self, backend: str | None, out: torch.Tensor | None = None) -> torch.Tensor:
         return rank_space_attention(
@@ -83,6 +89,7 @@ class Inputs:
             kv_group=self.group,
             scale=self.scale,
             key_mask=self.mask,
+            window=self.window,
             out=out,
             backend=backend,
         )
@@ -121,6 +128,7 @@ def inputs_of(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
         case.group,
         1.25 / score.max_rank**0.5,
         key_mask(case.mask, case.batch, case.seq, generator),
+        case.window,
     )
 
 
@@ -136,6 +144,10 @@ def reference(inputs: Inputs) -> torch.Tensor:
 
     score, value = list(inputs.score.ranks), list(inputs.value.ranks)
     mask = None if inputs.mask is None else inputs.mask[:, None, :]
+    if inputs.window is not None:
+        place = torch.arange(inputs.q.shape[1])
+        near = (place >= place[:, None] - inputs.window) & (place <= place[:, None] + inputs.window)
+        mask = near[None] if mask is None else mask & near
     out = torch.cat(
         [
             torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=inputs.scale)

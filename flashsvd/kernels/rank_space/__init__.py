@@ -33,6 +33,7 @@ def rank_space_attention(
     kv_group: int = 1,
     scale: float = 1.0,
     key_mask: torch.Tensor | None = None,
+    window: int | None = None,
     out: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
@@ -46,6 +47,7 @@ def rank_space_attention(
     are multiples of 16 bytes are fast on a GPU, others right but several times slower.
     scale: above 0, and 1 unless given, as it can be absorbed with the factors.
     key_mask: bool [B, S], True where a key may be attended to; a sequence with no such key gives exactly 0.
+    window: a query sees the keys at most this many places away, to either side, and every key for None.
     out: takes the result, and is returned. It may be q itself where score and value have the same ranks (a
     block of q is read before the output takes its place), and else shares no memory with q, k or v.
     backend: see `flashsvd.kernels.backend.resolve`.
@@ -62,6 +64,8 @@ def rank_space_attention(
     torch.Size([1, 7, 6])
     """
     shape = _check(q, k, v, score, value, kv_group, scale, key_mask)
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 0):
+        raise InputError(f"window must be a whole number of at least 0, or None, got {window!r}")
     chosen = resolve(backend, q.device)
     if out is None:
         out = torch.empty(*shape, dtype=q.dtype, device=q.device)
@@ -69,7 +73,7 @@ def rank_space_attention(
         _check_out(out, shape, q, k, v, score.ranks == value.ranks)
     if out.numel() == 0:
         return out
-    arguments = (q, k, v, out, score, value, kv_group, float(scale), key_mask)
+    arguments = (q, k, v, out, score, value, kv_group, float(scale), key_mask, window)
     if chosen == "naive":
         return naive_rank_space(*arguments)
     if chosen == "torch":

@@ -23,6 +23,7 @@ class RankSpaceCase:
     kv_group: int = 1
     seq: int = 512
     stride_align: int = 16
+    windowed: bool = False
 
     def kernel(self) -> tuple[Any, dict[str, Any], dict[str, int]]:
         """The kernel, its constants and its launch options."""
@@ -31,7 +32,14 @@ class RankSpaceCase:
 
         tiles = rank_space_tiles(self.seq, self.score, self.value, self.dtype)
         constants = rank_space_constants(
-            self.seq, self.score, self.value, self.kv_group, self.masked, self.stride_align, tiles
+            self.seq,
+            self.score,
+            self.value,
+            self.kv_group,
+            self.masked,
+            self.windowed,
+            self.stride_align,
+            tiles,
         )
         return rank_space_kernel, constants, {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
 
@@ -47,6 +55,14 @@ def rank_space_cases() -> tuple[RankSpaceCase, ...]:
         RankSpaceCase("bf16 rank space r40", bf16, *both(*(40,) * 12), masked=False),
         RankSpaceCase("bf16 rank space r32 mask", bf16, *both(*(32,) * 12), masked=True),
         RankSpaceCase("bf16 rank space r64 mask groups", bf16, *both(64, 40), masked=True, kv_group=4),
+        RankSpaceCase(
+            "bf16 rank space window",
+            bf16,
+            HeadLayout((64, 64)),
+            HeadLayout((40, 24)),
+            masked=True,
+            windowed=True,
+        ),
         RankSpaceCase("bf16 rank space r128", bf16, *both(128, 128), masked=False),
         RankSpaceCase("bf16 rank space r200", bf16, *both(200, 40), masked=False),
         RankSpaceCase(

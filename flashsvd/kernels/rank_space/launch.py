@@ -27,6 +27,7 @@ def launch_rank_space(
     kv_group: int,
     scale: float,
     key_mask: torch.Tensor | None,
+    window: int | None,
 ) -> torch.Tensor:
     """softmax(q kᵀ·scale) v in `out`, by `rank_space_kernel`; arguments are already checked.
 
@@ -37,7 +38,7 @@ def launch_rank_space(
             "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
         )
     if _is_loose(q, k, v, score, value):
-        return _launch_aligned(q, k, v, out, score, value, kv_group, scale, key_mask)
+        return _launch_aligned(q, k, v, out, score, value, kv_group, scale, key_mask, window)
     batch, seq = q.shape[:2]
     heads = score.heads * kv_group
     # As (batch, row) pairs, in the kernel's order.
@@ -46,7 +47,9 @@ def launch_rank_space(
     units = [stride // align for stride in strides]
     # As bytes: how a one-bit type is laid out in memory is nobody's promise.
     mask = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
-    tiles, constants = _prepared(seq, score, value, q.dtype, kv_group, mask is not None, align)
+    tiles, constants = _prepared(
+        seq, score, value, q.dtype, kv_group, mask is not None, window is not None, align
+    )
     grid = (math.ceil(seq / tiles.block_m) * heads * batch,)
     with on_device(q):
         rank_space_kernel[grid](
@@ -63,6 +66,7 @@ def launch_rank_space(
             seq,
             heads,
             scale * math.log2(math.e),
+            window or 0,
             **constants,
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
@@ -91,6 +95,7 @@ def _launch_aligned(
     kv_group: int,
     scale: float,
     key_mask: torch.Tensor | None,
+    window: int | None,
 ) -> torch.Tensor:
     """The same by way of copies whose ranks are padded with zeros, which change nothing."""
     wide_score, wide_value = _padded(score), _padded(value)
@@ -105,7 +110,7 @@ def _launch_aligned(
     heads = wide_value.repeated(kv_group)
     wide_out = torch.empty(*q.shape[:2], heads.p_width, dtype=q.dtype, device=q.device)
     launch_rank_space(
-        copies[0], copies[1], copies[2], wide_out, wide_score, wide_value, kv_group, scale, key_mask
+        copies[0], copies[1], copies[2], wide_out, wide_score, wide_value, kv_group, scale, key_mask, window
     )
     for (to, _, rank), (at, _, _) in zip(value.repeated(kv_group).spans, heads.spans, strict=True):
         out[..., to : to + rank] = wide_out[..., at : at + rank]
@@ -130,6 +135,7 @@ def rank_space_constants(
     value: HeadLayout,
     kv_group: int,
     masked: bool,
+    windowed: bool,
     stride_align: int,
     tiles: RankSpaceTiles,
 ) -> dict[str, int | bool]:
@@ -137,6 +143,7 @@ def rank_space_constants(
     return {
         "GROUP": kv_group,
         "HAS_MASK": masked,
+        "HAS_WINDOW": windowed,
         "EVEN_M": seq % tiles.block_m == 0,
         "EVEN_N": seq % tiles.block_n == 0,
         "FULL_SCORE": all(rank % tiles.block_score == 0 for rank in score.ranks),
@@ -160,11 +167,12 @@ def _prepared(
     dtype: torch.dtype,
     kv_group: int,
     masked: bool,
+    windowed: bool,
     stride_align: int,
 ) -> tuple[RankSpaceTiles, dict[str, int | bool]]:
     """Tiles and constants, kept: making them took as long on the CPU as the launch."""
     tiles = rank_space_tiles(seq, score, value, dtype)
-    return tiles, rank_space_constants(seq, score, value, kv_group, masked, stride_align, tiles)
+    return tiles, rank_space_constants(seq, score, value, kv_group, masked, windowed, stride_align, tiles)
 
 
 @functools.lru_cache(maxsize=1024)

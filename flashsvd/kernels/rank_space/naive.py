@@ -17,20 +17,26 @@ def naive_rank_space(
     kv_group: int,
     scale: float,
     key_mask: torch.Tensor | None,
+    window: int | None,
 ) -> torch.Tensor:
     """softmax(q kᵀ·scale) v in `out`, in the inputs' dtype; rows with no allowed key are 0."""
     # [B, S, r] per query head, and per kv head
     q_heads = q.split(score.repeated(kv_group).ranks, dim=-1)
     k_heads = k.split(score.ranks, dim=-1)
     v_heads = v.split(value.ranks, dim=-1)
+    allowed = None if key_mask is None else key_mask[:, None, :]
+    if window is not None:
+        place = torch.arange(q.shape[1], device=q.device)
+        # [S, S]
+        near = (place[:, None] - place).abs() <= window
+        allowed = near if allowed is None else allowed & near
     results = []
     for head, q_head in enumerate(q_heads):
         # [B, S, S]
         scores = (q_head @ k_heads[head // kv_group].mT) * scale
-        if key_mask is None:
+        if allowed is None:
             weights = scores.softmax(-1)
         else:
-            allowed = key_mask[:, None, :]
             # The most negative finite number, not -inf: a row with no allowed key must not become NaN.
             weights = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(-1) * allowed
         results.append(weights @ v_heads[head // kv_group])

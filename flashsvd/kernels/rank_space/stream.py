@@ -22,6 +22,7 @@ def stream_rank_space(
     kv_group: int,
     scale: float,
     key_mask: torch.Tensor | None,
+    window: int | None,
 ) -> torch.Tensor:
     """softmax(q kᵀ·scale) v in `out`; the scores exist one tile at a time.
 
@@ -40,6 +41,7 @@ def stream_rank_space(
         key_mask,
         scale,
         attention_stream_tiles(batch, seq, kv_group, widest, 0, q.dtype),
+        window,
     )
 
 

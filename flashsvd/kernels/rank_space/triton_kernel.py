@@ -49,6 +49,7 @@ def _tile(
         "out_stride_s",
         "seq",
         "heads",
+        "window",
     ]
 )
 def rank_space_kernel(
@@ -69,8 +70,10 @@ def rank_space_kernel(
     seq,
     heads,
     scale_log2,
+    window,
     GROUP: tl.constexpr,
     HAS_MASK: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
     EVEN_M: tl.constexpr,
     EVEN_N: tl.constexpr,
     FULL_SCORE: tl.constexpr,
@@ -89,7 +92,8 @@ def rank_space_kernel(
 
     Strides are in units of STRIDE_ALIGN elements. span_table: int32 [kv heads, 4], first column and rank for
     scores, then for values. key_mask: bytes [B, S]. `scale_log2` is scale·log2(e), above 0, so that exp2
-    serves for exp.
+    serves for exp. With HAS_WINDOW only keys within `window` places of a query count, and only their blocks are
+    read.
 
     `out` may be q, in the same layout: this program alone reads its block of q, all of it before the store at
     the end (keys pass through shared memory in between, behind a barrier for all threads).
@@ -138,7 +142,14 @@ def rank_space_kernel(
     acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
     # Left to Triton to pipeline: issuing the next block's scores before this block's second dot by hand took
     # 34.8 us against 32.2 at [16, 512], rank 32.
-    for n0 in range(0, seq, BLOCK_N):
+    first_key = 0
+    past_keys = seq
+    if HAS_WINDOW:
+        first_key = tl.maximum(m0 - window, 0) // BLOCK_N * BLOCK_N
+        past_keys = tl.minimum(m0 + BLOCK_M + window, seq)
+        k += first_key.to(tl.int64) * k_row
+        v += first_key.to(tl.int64) * v_row
+    for n0 in range(first_key, past_keys, BLOCK_N):
         if ONE_PASS:
             # [BN, BS]
             k_tile = _tile(k, k_row, seq - n0, score_rank, EVEN_N, FULL_SCORE, BLOCK_N, BLOCK_SCORE)
@@ -161,6 +172,10 @@ def rank_space_kernel(
             if HAS_MASK:
                 allowed = tl.load(key_mask + n, mask=allowed, other=0) != 0
             scores = tl.where(allowed[None, :], scores, float("-inf"))
+        if HAS_WINDOW:
+            # [BM, BN]
+            apart = (m0 + tl.arange(0, BLOCK_M))[:, None] - (n0 + tl.arange(0, BLOCK_N))[None, :]
+            scores = tl.where(tl.abs(apart) <= window, scores, float("-inf"))
         # [BM]; scaled after the maximum, so that scaling and subtracting are one instruction.
         new_pivot = tl.maximum(pivot, tl.max(scores, 1) * scale_log2)
         shrink = tl.exp2(pivot - new_pivot)
