@@ -36,6 +36,14 @@ def check_activation(name: str, tensor: torch.Tensor) -> None:
         )
 
 
+def check_compiled(tensor: torch.Tensor) -> None:
+    """Raise InputError unless the Triton kernels are made for this dtype."""
+    if tensor.dtype == torch.float64:
+        raise InputError(
+            "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
+        )
+
+
 def check_projection(name: str, proj: Projection, heads: int, head_dim: int, like: torch.Tensor) -> None:
     """Raise InputError unless every part of `proj` fits `heads` heads of `head_dim` and matches `like`, which
     is q.p."""

@@ -9,6 +9,7 @@ from kernel_cases import CPU_BACKENDS, DTYPES, GPU_DTYPES, guarded, skip_without
 from flashsvd.errors import InputError
 from flashsvd.kernels.gate import assert_close, check, relative_error
 from flashsvd.kernels.norm import KINDS, fused_norm
+from flashsvd.kernels.tiles import STREAM_BUDGET_BYTES
 
 SHAPES = ((1, 1), (3, 17), (17, 64), (5, 97), (2, 1030))
 EPS = 1e-5
@@ -66,7 +67,8 @@ def test_passes_the_gate_in_place_and_out_of_place(
 def test_the_stream_keeps_a_few_rows_only(peak_extra_bytes: object) -> None:
     x, weight, shift, bias = inputs(4096, 256, torch.float32)
     extra = peak_extra_bytes(lambda: fused_norm(x, weight, shift, EPS, bias=bias, out=x, backend="torch"))  # type: ignore[operator]
-    assert extra + x.nbytes < 0.5 * x.nbytes + x.nbytes
+    # What comes back was there before, so its bytes are taken off once too often.
+    assert extra + x.nbytes <= 1.1 * STREAM_BUDGET_BYTES < 0.4 * x.nbytes
 
 
 @pytest.mark.parametrize("bug", ["bias", "shift", "mean", "last column"])

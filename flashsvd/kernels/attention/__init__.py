@@ -11,7 +11,7 @@ import math
 import torch
 
 from flashsvd.errors import InputError
-from flashsvd.kernels.arguments import check_activation, check_projection
+from flashsvd.kernels.arguments import check_activation, check_key_mask, check_projection
 from flashsvd.kernels.attention.naive import naive_attention
 from flashsvd.kernels.attention.stream import stream_attention
 from flashsvd.kernels.backend import resolve
@@ -87,12 +87,5 @@ def _check(
         raise InputError(f"q.p must be [batch, sequence, width], got {list(q.p.shape)}")
     for name, proj, count in (("q", q, heads), ("k", k, kv_heads), ("v", v, kv_heads)):
         check_projection(name, proj, count, head_dim, q.p)
-    if key_mask is None:
-        return
-    if key_mask.dtype != torch.bool or tuple(key_mask.shape) != tuple(q.p.shape[:2]):
-        raise InputError(
-            f"key_mask must be bool {list(q.p.shape[:2])}, True = attend, got {key_mask.dtype} "
-            f"{list(key_mask.shape)}; for a 0/1 attention_mask pass attention_mask.bool()"
-        )
-    if key_mask.device != q.p.device:
-        raise InputError(f"key_mask is on {key_mask.device} but q.p on {q.p.device}; move it")
+    if key_mask is not None:
+        check_key_mask(key_mask, q.p, like_name="q.p")

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from flashsvd.errors import InputError
+from flashsvd.kernels.arguments import check_compiled
 from flashsvd.kernels.attention.triton_kernel import attention_kernel
 from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.layout import HeadLayout, Projection
@@ -28,10 +28,7 @@ def launch_attention(
     Source: FlashSVD, arXiv 2508.01506.
     """
     p = q.p
-    if p.dtype == torch.float64:
-        raise InputError(
-            "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
-        )
+    check_compiled(p)
     batch, seq = p.shape[:2]
     tiles = attention_tiles(seq, head_dim, (q.layout, k.layout, v.layout), p.dtype)
     out = torch.empty(batch, seq, heads * head_dim, dtype=p.dtype, device=p.device)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from flashsvd.errors import InputError
+from flashsvd.kernels.arguments import check_compiled
 from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.embedding.triton_kernel import embed_norm_kernel
-from flashsvd.kernels.tiles import next_power_of_two
+from flashsvd.kernels.tiles import row_tiles
 
 
 def launch_embed_norm(
@@ -24,14 +24,9 @@ def launch_embed_norm(
     out: torch.Tensor,
 ) -> None:
     """norm(sum of rows + bias)·weight + shift into out [B, S, N]; indices are all [B, S], arguments checked."""
-    if out.dtype == torch.float64:
-        raise InputError(
-            "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
-        )
+    check_compiled(out)
     batch, seq, width = out.shape
-    block_n = next_power_of_two(width)
-    # As many rows per program as the norm kernel takes, where this was the best of a sweep.
-    block_m = max(1, 4096 // block_n)
+    block_m, block_n = row_tiles(width)
     # The kernel has room for three tables; the first stands in for those that are not there.
     three_tables = [*tables, tables[0], tables[0]][:3]
     three_indices = [*indices, indices[0], indices[0]][:3]

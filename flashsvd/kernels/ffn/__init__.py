@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from flashsvd.errors import InputError
+from flashsvd.kernels.arguments import check_compiled
 from flashsvd.kernels.backend import resolve
 from flashsvd.kernels.ffn.activation import ACTIVATIONS
 from flashsvd.kernels.ffn.naive import naive_ffn
@@ -132,10 +132,8 @@ def _call(
         return rows.view(shape) if out is None else out
     if chosen == "naive":
         rows.copy_(naive_ffn(matrices))
-    elif chosen in ("triton", "interpret") and ffn.p.dtype == torch.float64:
-        raise InputError(
-            "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
-        )
     else:
+        if chosen != "torch":
+            check_compiled(ffn.p)
         run_ffn(matrices, rows, chosen)
     return rows.view(shape) if out is None else out

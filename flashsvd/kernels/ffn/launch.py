@@ -6,7 +6,6 @@ import math
 
 import torch
 
-from flashsvd.errors import InputError
 from flashsvd.kernels.backend import interpreting, on_device
 from flashsvd.kernels.ffn.operands import FfnOperands
 from flashsvd.kernels.ffn.tiles import FfnTiles
@@ -19,10 +18,6 @@ def launch_ffn(ffn: FfnOperands, tiles: FfnTiles, out: torch.Tensor) -> torch.Te
     Source: FlashSVD, arXiv 2508.01506, FFN v1 and v2.
     """
     p = ffn.p
-    if p.dtype == torch.float64:
-        raise InputError(
-            "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
-        )
     u1, v2 = _rows_in_memory(ffn.u1), _rows_in_memory(ffn.v2)
     # p and v2 stand in for what this call does not have and the kernel then never reads.
     up_p, up_u = (p, u1) if ffn.up_p is None or ffn.up_u is None else (ffn.up_p, _rows_in_memory(ffn.up_u))

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from flashsvd.errors import InputError
+from flashsvd.kernels.arguments import check_compiled
 from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.rank_space.triton_kernel import rank_space_kernel
@@ -33,10 +33,7 @@ def launch_rank_space(
 
     Raises InputError for float64 and for value ranks of which no tile fits on chip.
     """
-    if q.dtype == torch.float64:
-        raise InputError(
-            "the Triton kernel takes float16, bfloat16 or float32, got torch.float64; use backend 'torch'"
-        )
+    check_compiled(q)
     if _is_loose(q, k, v, score, value):
         return _launch_aligned(q, k, v, out, score, value, kv_group, scale, key_mask, window)
     batch, seq = q.shape[:2]
