@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flashsvd.errors import InputError
 from flashsvd.models.shape import ModelShape
 from flashsvd.paths import assets
 from flashsvd.results import TIMELINE_COLUMNS, Comparison, Curve, from_json, to_json
+from flashsvd.tables import Kind, read_table, write_table
 
-_FORMAT = "flashsvd-recording/1"
-_HEADER = b"flashsvd"
-_LIMIT_BYTES = 64 * 2**20
+_KIND = Kind("recording", "flashsvd-recording/1")
 
 
 @dataclass(frozen=True)
@@ -47,10 +44,9 @@ def find(model: str) -> Path | None:
 
 
 def write(path: Path, recording: Recording) -> None:
-    """Writes one file, under a temporary name first."""
+    """Writes one file, whole or not at all. Raises InputError where it cannot be written."""
     comparison = recording.comparison
     header = {
-        "format": _FORMAT,
         "command": recording.command,
         "comparison": to_json(comparison),
         "curve": to_json(recording.curve),
@@ -58,14 +54,7 @@ def write(path: Path, recording: Recording) -> None:
     }
     tables = [run.timeline.assign(engine=run.engine) for run in comparison.runs]
     table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
-    table = table.replace_schema_metadata({_HEADER: json.dumps(header).encode()})
-    part = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        pq.write_table(table, part, compression="zstd")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_table(path, _KIND, header, table)
 
 
 def read(path: Path) -> Recording:
@@ -74,19 +63,7 @@ def read(path: Path) -> Recording:
     Raises:
         InputError: not a recording, truncated, too large, or from another version.
     """
-    try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            raise InputError(f"{path.name} is larger than a recording may be ({_LIMIT_BYTES // 2**20} MiB)")
-        table = pq.read_table(path)
-        header = json.loads((table.schema.metadata or {})[_HEADER])
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path.name} is not a recording or is cut short; record it again") from None
-    if header.get("format") != _FORMAT:
-        raise InputError(
-            f"{path.name} has format {header.get('format')!r}, expected {_FORMAT!r}; record it again"
-        )
+    header, table = read_table(path, _KIND)
     frame = table.to_pandas()
     data = header["comparison"]
     comparison = comparison_from_json(data, lambda engine: frame[frame["engine"] == engine])

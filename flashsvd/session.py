@@ -30,6 +30,17 @@ class Session:
             lambda loaded: weight_bytes(loaded.model),
         )
 
+    def longer(self, loaded: LoadedModel, positions: int) -> LoadedModel:
+        """A preset with room for `positions` tokens; see `flashsvd.models.positions.with_positions`."""
+        from flashsvd.models.positions import with_positions
+
+        if loaded.trained or positions <= loaded.shape.max_positions:
+            return loaded
+        key = ("model", *_key(loaded), str(positions))
+        return self._get(
+            key, lambda: with_positions(loaded, positions), lambda longer: weight_bytes(longer.model)
+        )
+
     def spectra(self, loaded: LoadedModel, method: str, progress: Progress | None) -> tuple[Spectra, int]:
         """Spectra of a model, and how many decompositions this call had to compute."""
         computed = 0
@@ -40,9 +51,7 @@ class Session:
             computed = spectra.computed
             return spectra
 
-        per_head = loaded.shape.per_head
-        key = ("spectra", loaded.name, str(loaded.model.dtype), str(loaded.device), str(per_head), method)
-        return self._get(key, make, _spectra_bytes), computed
+        return self._get(("spectra", *_key(loaded), method), make, _spectra_bytes), computed
 
     def _get(self, key: tuple[str, ...], make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         if key in self._kept:
@@ -53,6 +62,10 @@ class Session:
         while len(self._kept) > 2 and sum(count for _, count in self._kept.values()) > self.limit_bytes:
             self._kept.popitem(last=False)
         return value
+
+
+def _key(loaded: LoadedModel) -> tuple[str, ...]:
+    return loaded.name, str(loaded.model.dtype), str(loaded.device), str(loaded.shape.per_head)
 
 
 def _spectra_bytes(spectra: Spectra) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +13,7 @@ from flashsvd.bench.contest import Terms, run_contest
 from flashsvd.bench.encoder_contestants import CONTESTANTS, Setting
 from flashsvd.bench.ops import check_seed, check_sizes
 from flashsvd.bench.peaks import peak_bytes
+from flashsvd.bench.random_factors import RANDOM, random_spectra
 from flashsvd.bench.reference import EncoderJudge
 from flashsvd.bench.rows import Baselines, Row, command_of
 from flashsvd.data import check_input_size, timing_ids
@@ -28,13 +31,24 @@ from flashsvd.spectra import Progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+PLAN_OPTIONS = ("keep", "ranks", "plan", "rules")
+"""How the command line may name a plan."""
+
 BASELINES = Baselines(latency="dense-compile", peak="dense")
 _BUDGET_SECONDS = {"cpu": 30.0, "cuda": 60.0}
+
+# torch runs a function uncompiled, without a word, once it holds eight versions of it: dense and seven plans.
+_MOST_COMPILED = 6
 
 
 @dataclass(frozen=True)
 class EncoderRequest:
-    """One point. `plan_option` is how the command line names `choice`; compile_backend is torch.compile's."""
+    """One point.
+
+    plan_option: how the command line names `choice`. method: as in `flashsvd.methods`, or "random" for factors that
+    are drawn. budget: seconds of timing after which fewer repeats will do; 60 on a GPU and 30 elsewhere if None.
+    compile_backend: torch.compile's.
+    """
 
     model: str
     choice: PlanChoice
@@ -47,6 +61,7 @@ class EncoderRequest:
     device: str = "auto"
     engines: tuple[str, ...] = tuple(CONTESTANTS)
     repeats: int = 20
+    budget: float | None = None
     seed: int = 0
     compile_backend: str = "inductor"
 
@@ -56,12 +71,15 @@ class EncoderRequest:
     def check(self) -> None:
         """Raises InputError for what no model could run."""
         pick_dtype(self.dtype)
-        method_named(self.method)
+        if self.method != RANDOM:
+            method_named(self.method)
         unknown = [name for name in self.engines if name not in CONTESTANTS]
         if unknown or not self.engines:
             got = repr(unknown[0]) if unknown else "none"
             raise InputError(f"engines must be some of {', '.join(CONTESTANTS)}, got {got}")
         check_sizes(batch=self.batch, seq=self.seq, repeats=self.repeats)
+        if self.budget is not None and not 0 < self.budget < math.inf:
+            raise InputError(f"budget must be a number of seconds above 0, got {self.budget}")
         check_seed(self.seed)
 
     def config(self) -> dict[str, Any]:
@@ -72,15 +90,12 @@ class EncoderRequest:
 
     def command(self) -> str:
         """The command that measures this point again."""
-        options = {
-            self.plan_option[0]: self.plan_option[1],
-            "whole": not self.per_head,
-            "engines": None if self.engines == tuple(CONTESTANTS) else ",".join(self.engines),
-            "compile-backend": None if self.compile_backend == "inductor" else self.compile_backend,
-        }
-        plain = ("method", "batch", "seq", "dtype", "device", "repeats", "seed")
-        options |= {name: getattr(self, name) for name in plain}
-        return command_of(self.bench, (self.model,), options)
+        return encoder_command(self.config())
+
+    def same_input(self, other: EncoderRequest) -> bool:
+        """Whether the dense model sees the same tensors, so that what was compiled for one serves the other."""
+        names = ("model", "batch", "seq", "dtype", "device", "compile_backend")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
 _CONFIG = (
@@ -92,37 +107,78 @@ _CONFIG = (
     "dtype",
     "device",
     "repeats",
+    "budget",
     "seed",
     "compile_backend",
 )
 
 
+def encoder_command(config: Mapping[str, Any]) -> str:
+    """The command line of a `EncoderRequest.config`. Sweepable values may be lists in the command line's own form."""
+    engines, backend = tuple(config["engines"]), config["compile_backend"]
+    plan = next((option for option in PLAN_OPTIONS if option in config), "keep")
+    options = {
+        plan: config.get(plan),
+        "whole": not config["per_head"],
+        "engines": None if engines == tuple(CONTESTANTS) else ",".join(engines),
+        "compile-backend": None if backend == "inductor" else backend,
+    }
+    plain = ("method", "batch", "seq", "dtype", "device", "repeats", "budget", "seed")
+    return command_of("encoder", (config["model"],), options | {name: config[name] for name in plain})
+
+
 def check_fits_model(request: EncoderRequest, session: Session) -> None:
     """Loads the model and raises InputError or PlanError where the input or the plan does not fit it."""
-    loaded = _load(request, session)
+    loaded, _ = _load(request, session)
     check_input_size(loaded, request.batch, request.seq)
-    request.choice.resolve(loaded.shape)
+
+
+class EncoderBench:
+    """Measures one request after another as `bench_encoder` does; requests with the same input next to each other
+    share the compiled dense model, which does not depend on the plan."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._compiled: list[EncoderRequest] = []
+
+    def __call__(
+        self, request: EncoderRequest, ceilings: Ceilings, progress: Progress
+    ) -> tuple[str, tuple[Row, ...]]:
+        kept = self._compiled
+        if kept and (len(kept) == _MOST_COMPILED or not kept[0].same_input(request)):
+            kept.clear()
+        keep = bool(kept)
+        kept.append(request)
+        return bench_encoder(request, ceilings, self._session, progress, keep_compiled=keep)
 
 
 def bench_encoder(
-    request: EncoderRequest, ceilings: Ceilings, session: Session, progress: Progress
+    request: EncoderRequest,
+    ceilings: Ceilings,
+    session: Session,
+    progress: Progress,
+    *,
+    keep_compiled: bool = False,
 ) -> tuple[str, tuple[Row, ...]]:
     """Measures one point; returns the plan in words and a row for every engine asked for.
 
     The model's head is left off: what is measured and judged is the encoder, whose last hidden states [B, S, d] are
     a sample large enough to judge by. No padding, so that the dense rows keep their fastest path; padded inputs are
-    what `compare` checks.
+    what `compare` checks. A preset gets as many positions as the sequence needs. keep_compiled: use what an earlier
+    call compiled.
 
     Raises:
         InputError, PlanError, ModelError, CheckpointError, DeviceError: as in `flashsvd.compare.compare`.
         OutOfMemoryError, torch.OutOfMemoryError: the point does not fit.
     """
-    # Each point compiles anew: beyond a few shapes torch would quietly stop specialising on them.
-    torch.compiler.reset()
-    loaded = _load(request, session)
-    plan = request.choice.resolve(loaded.shape)
-    progress("Decomposing the weights", 0.0)
-    spectra, _ = session.spectra(loaded, request.method, progress)
+    if not keep_compiled:
+        torch.compiler.reset()
+    loaded, plan = _load(request, session)
+    progress("Making the factors", 0.0)
+    if request.method == RANDOM:
+        spectra = random_spectra(loaded, request.seed)
+    else:
+        spectra, _ = session.spectra(loaded, request.method, progress)
     encoder = replace(loaded, model=cast("PreTrainedModel", loaded.model.base_model))
     ids = timing_ids(loaded, request.batch, request.seq, request.seed)
     _check_fits(request, encoder, ids)
@@ -135,17 +191,21 @@ def bench_encoder(
         ceilings,
         BASELINES,
         request.repeats,
-        _BUDGET_SECONDS[loaded.device.type],
+        request.budget or _BUDGET_SECONDS[loaded.device.type],
     )
     contestants = {name: CONTESTANTS[name](setting) for name in dict.fromkeys(request.engines)}
     rows = run_contest(contestants, EncoderJudge(setting), terms, progress)
     return _about(loaded, plan), rows
 
 
-def _load(request: EncoderRequest, session: Session) -> LoadedModel:
+def _load(request: EncoderRequest, session: Session) -> tuple[LoadedModel, RankPlan]:
+    """The model, with positions enough where it is a preset, and the plan resolved for it."""
     given = request.choice.plan
     per_head = request.per_head if given is None else given.shape.per_head
-    return session.model(request.model, request.dtype, request.device, per_head)
+    loaded = session.model(request.model, request.dtype, request.device, per_head)
+    plan = request.choice.resolve(loaded.shape)
+    longer = session.longer(loaded, request.seq)
+    return longer, replace(plan, shape=longer.shape.with_per_head(plan.shape.per_head))
 
 
 def _about(loaded: LoadedModel, plan: RankPlan) -> str:

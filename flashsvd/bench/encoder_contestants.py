@@ -182,7 +182,8 @@ def _plain(setting: Setting, model: Any) -> Callable[[], Any]:
 
 
 def _compiled(setting: Setting, model: Any) -> Callable[[], Any]:
-    run = torch.compile(model, backend=setting.compile_backend)
+    # Never dynamic shapes: they are torch's answer to a second shape, and slower than the first was.
+    run = torch.compile(model, backend=setting.compile_backend, dynamic=False)
     return lambda: run(setting.ids)
 
 

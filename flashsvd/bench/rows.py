@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import flashsvd
 from flashsvd.bench.counts import Work
 from flashsvd.measure.ceilings import Ceilings
 from flashsvd.results import GateReport, Machine, Quantiles, to_json
@@ -191,14 +192,8 @@ def _entries(point: Point, machine: Machine) -> list[dict[str, Any]]:
 
 def versions(machine: Machine) -> dict[str, str | None]:
     """Versions of what a number depends on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        own = version("flashsvd")
-    except PackageNotFoundError:
-        own = None
     return {
-        "flashsvd": own,
+        "flashsvd": flashsvd.__version__,
         "python": machine.python,
         "torch": machine.torch,
         "triton": machine.triton,

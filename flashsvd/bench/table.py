@@ -5,8 +5,14 @@ from __future__ import annotations
 from flashsvd.bench.rows import Point, Row
 from flashsvd.errors import format_bytes
 from flashsvd.measure.ceilings import Ceilings
+from flashsvd.results import Machine
 
 _NONE = "—"
+
+
+def machine_line(machine: Machine) -> str:
+    """The machine and what a number depends on, in one line."""
+    return f"{machine.label}, torch {machine.torch}, triton {machine.triton}"
 
 
 def ceiling_line(ceilings: Ceilings) -> str:
@@ -24,7 +30,7 @@ def ceiling_line(ceilings: Ceilings) -> str:
 
 def point_lines(point: Point) -> list[str]:
     """The point's setting, its rows, and notes."""
-    words = ", ".join(f"{name} {_word(value)}" for name, value in point.config.items())
+    words = ", ".join(f"{name} {_word(value)}" for name, value in point.config.items() if value is not None)
     lines = [f"{point.bench}: {words}"]
     if point.failure is not None:
         return [*lines, f"  failed: {point.failure}"]

@@ -15,11 +15,12 @@ import typer
 from flashsvd.cli import options
 from flashsvd.cli.progress import progress_bar
 from flashsvd.errors import InputError
+from flashsvd.results import PlanChoice
 
 if TYPE_CHECKING:
-    from flashsvd.bench.rows import Point, Row
+    from flashsvd.bench.record import Measure
+    from flashsvd.bench.rows import Point
     from flashsvd.bench.sweep import R
-    from flashsvd.measure.ceilings import Ceilings
     from flashsvd.spectra import Progress
 
 bench = typer.Typer(
@@ -43,7 +44,13 @@ _DTYPES = "fp32, fp16 or bf16."
 def encoder(
     model: options.Model,
     *,
-    method: options.Method = "svd",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Compression method, or random: factors are drawn, nothing is decomposed. "
+            "For speed and memory it makes no difference."
+        ),
+    ] = "svd",
     keep: Annotated[
         list[str] | None,
         typer.Option(help="Share of parameters to keep; 0.5 if no plan is named. Sweepable."),
@@ -61,61 +68,54 @@ def encoder(
     device: options.Device = "auto",
     engines: Annotated[str | None, typer.Option(help="Comma-separated rows to run; all if left out.")] = None,
     repeats: options.Repeats = 20,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds of timing per point after which fewer repeats will do.", show_default=False
+        ),
+    ] = None,
     seed: options.Seed = 0,
     compile_backend: Annotated[
         str, typer.Option(help="Backend of torch.compile; inductor needs a C++ or Triton toolchain.")
     ] = "inductor",
+    save: Annotated[
+        Path | None, typer.Option(help="A Parquet file that gets each point as it is done; see `report`.")
+    ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add to the file of --save; equal points are replaced.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """A whole encoder: dense (eager, compiled, micro-batched, chunked), low-rank (eager, compiled) and flash."""
-    from flashsvd.bench.encoder import EncoderRequest, bench_encoder, check_fits_model
-    from flashsvd.bench.sweep import product
+    from flashsvd.bench.encoder import EncoderBench, check_fits_model
+    from flashsvd.bench.record import encoder_requests
     from flashsvd.session import Session
 
+    if append and save is None:
+        raise InputError("--append adds to the file of --save: name one")
     named = {} if engines is None else {"engines": _words("--engines", [engines])}
-    requests = [
-        EncoderRequest(
-            model=model,
-            choice=options.plan_choice(
-                float(point["plan"][1]) if point["plan"][0] == "keep" else None,
-                point["plan"][1] if point["plan"][0] == "ranks" else None,
-                plan,
-                rules,
-            ),
-            plan_option=point["plan"],
-            method=method,
-            per_head=per_head,
-            batch=point["batch"],
-            seq=point["seq"],
-            dtype=point["dtype"],
-            device=device,
-            repeats=repeats,
-            seed=seed,
-            compile_backend=compile_backend,
-            **named,
-        )
-        for point in product(
-            {
-                "dtype": _words("--dtype", dtype),
-                "plan": _plan_options(keep, ranks, plan, rules),
-                "batch": _numbers("--batch", batch),
-                "seq": _numbers("--seq", seq),
-            }
-        )
-    ]
+    requests = encoder_requests(
+        [(_choice(option, plan, rules), option) for option in _plan_options(keep, ranks, plan, rules)],
+        batch=_numbers("--batch", batch),
+        seq=_numbers("--seq", seq),
+        dtype=_words("--dtype", dtype),
+        model=model,
+        method=method,
+        per_head=per_head,
+        device=device,
+        repeats=repeats,
+        budget=budget,
+        seed=seed,
+        compile_backend=compile_backend,
+        **named,
+    )
     session = Session()
 
     def ready() -> None:
         for request in requests:
             check_fits_model(request, session)
 
-    _run(
-        requests,
-        lambda request, ceilings, progress: bench_encoder(request, ceilings, session, progress),
-        device,
-        as_json,
-        ready,
-    )
+    _run(requests, EncoderBench(session), device, as_json, ready, save=save, append=append)
 
 
 @bench.command("ffn")
@@ -188,46 +188,37 @@ def attention(
 
 def _run(
     requests: Sequence[R],
-    measure: Callable[[R, Ceilings, Progress], tuple[str, tuple[Row, ...]]],
+    measure: Measure[R],
     device: str,
     as_json: bool,
     ready: Callable[[], None] = lambda: None,
+    *,
+    save: Path | None = None,
+    append: bool = False,
 ) -> None:
     """Measures and prints every point as it is done; what is done survives an interrupt or an error."""
-    for request in requests:
-        request.check()
+    from flashsvd.bench.record import check_all, measure_place, measure_points
     from flashsvd.bench.rows import document
-    from flashsvd.bench.sweep import run_points
-    from flashsvd.bench.table import ceiling_line, point_lines
-    from flashsvd.measure.ceilings import measure_ceilings
-    from flashsvd.measure.machine import describe_machine
-    from flashsvd.models.load import pick_device
+    from flashsvd.bench.table import ceiling_line, machine_line, point_lines
 
-    place = pick_device(device)
+    check_all(requests, save, append=append)
     ready()
-    machine = describe_machine(place)
     done: list[Point] = []
     complete = False
     with _reporter() as progress, _terminated_like_interrupted():
-        progress("Measuring the machine's ceilings", 0.0)
-        ceilings = measure_ceilings(place)
+        place = measure_place(device, progress)
         if not as_json:
-            print(f"{machine.label}, torch {machine.torch}, triton {machine.triton}", flush=True)
-            print(ceiling_line(ceilings), flush=True)
-
-        def one(request: R) -> tuple[str, tuple[Row, ...]]:
-            words = f"[{len(done) + 1}/{len(requests)}] "
-            return measure(request, ceilings, lambda stage, share: progress(words + stage, share))
-
+            print(f"{machine_line(place.machine)}\n{ceiling_line(place.ceilings)}", flush=True)
         try:
-            for point in run_points(requests, one):
+            for point in measure_points(requests, measure, place, progress, save=save):
                 done.append(point)
                 if not as_json:
                     print("\n".join(["", *point_lines(point)]), flush=True)
             complete = True
         finally:
             if as_json:
-                print(json.dumps(document(tuple(done), machine, ceilings, interrupted=not complete)))
+                found = document(tuple(done), place.machine, place.ceilings, interrupted=not complete)
+                print(json.dumps(found))
 
 
 @contextmanager
@@ -242,20 +233,14 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 @contextmanager
 def _reporter() -> Iterator[Progress]:
-    """A bar on a terminal; in a pipe one line on stderr per stage, as torch.compile may take minutes."""
+    """A bar on a terminal; in a pipe one line on stderr per stage."""
     if sys.stderr.isatty():
         with progress_bar() as bar:
             yield bar
         return
-    last = ""
+    from flashsvd.bench.record import line_per_stage
 
-    def tell(stage: str, _: float) -> None:
-        nonlocal last
-        if stage != last:
-            print(stage, file=sys.stderr, flush=True)
-        last = stage
-
-    yield tell
+    yield line_per_stage()
 
 
 def _plan_options(
@@ -273,6 +258,14 @@ def _plan_options(
     if len(names) > 1:
         raise InputError(f"give one of --keep, --ranks, --plan and --rules, got {' and '.join(names)}")
     return found or [("keep", "0.5")]
+
+
+def _choice(option: tuple[str, str], plan: Path | None, rules: str | None) -> PlanChoice:
+    """The plan that one (option, value) names."""
+    name, value = option
+    return options.plan_choice(
+        float(value) if name == "keep" else None, value if name == "ranks" else None, plan, rules
+    )
 
 
 def _shares(texts: list[str]) -> list[float]:

@@ -10,6 +10,7 @@ from flashsvd.cli.compare import compare
 from flashsvd.cli.curve import curve
 from flashsvd.cli.models import models
 from flashsvd.cli.record import record
+from flashsvd.cli.report import report
 from flashsvd.cli.train_demo import train_demo
 
 application = typer.Typer(
@@ -24,5 +25,6 @@ application.command("compare")(compare)
 application.command("curve")(curve)
 application.command("record")(record)
 application.add_typer(bench, name="bench")
+application.command("report")(report)
 application.command("train-demo")(train_demo)
 application.command("app")(app)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,16 @@ from torch.nn.functional import linear
 
 from flashsvd.engines.absorb import Absorbed, AbsorbedValues
 from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear, projection
-from flashsvd.engines.sublayer import Norm, Slices, Sublayer, batch_slices, bias_of, first_of, plan_slices
+from flashsvd.engines.sublayer import (
+    Norm,
+    Slices,
+    Sublayer,
+    batch_slices,
+    bias_of,
+    first_of,
+    plan_slices,
+    second_of,
+)
 from flashsvd.errors import InputError
 from flashsvd.kernels.attention import flash_svd_attention
 from flashsvd.kernels.layout import HeadLayout
@@ -43,18 +53,21 @@ class RankSpaceAttention(Sublayer):
         self.register_buffer("out", absorbed.out, persistent=False)
         self.register_buffer("out_bias", absorbed.out_bias, persistent=False)
         self.score, self.value, self.scale = absorbed.score, absorbed.value, scale
+        self._whole = absorbed.whole
+        # Columns of what is alive beside a slice.
+        self._width = absorbed.qkv.shape[0] + (0 if absorbed.whole else absorbed.out.shape[0])
+        if self.score.ranks != self.value.ranks:
+            self._width += self.value.p_width
+        self._packed = (self.score.p_width, self.score.p_width, self.value.p_width)
         # In a tuple, as a module of its own would put o's parameters into the files twice.
         self._o = (o,)
 
     def slices(self, x: torch.Tensor) -> Slices:
         """How an x [B, S, d] is cut."""
-        width = self.qkv.shape[0] + self.out.shape[0]
-        if self.score.ranks != self.value.ranks:
-            width += self.value.p_width
         batch, seq, hidden = x.shape
-        return plan_slices(batch, seq, width, hidden, self.score.heads, x.device.type)
+        return plan_slices(batch, seq, self._width, hidden, self.score.heads, x.device.type)
 
-    def cut(self, x: torch.Tensor) -> Iterator[slice]:
+    def cut(self, x: torch.Tensor) -> Sequence[slice]:
         return batch_slices(x.shape[0], self.slices(x).sequences)
 
     def inner(
@@ -63,16 +76,18 @@ class RankSpaceAttention(Sublayer):
         step = self.slices(x).heads
         heads = self.score.heads
         if step >= heads:
-            packed = linear(x, self.qkv, self.qkv_bias)
-            widths = [self.score.p_width, self.score.p_width, self.value.p_width]
-            q, k, v = packed.split(widths, -1)
-            attended = self.attend(q, k, v, self.score, self.value, key_mask)
-            return linear(attended, self.out) if self.low_rank else attended
+            # self.qkv is a call in Python, 1 us on the H200's host.
+            held: Any = self._buffers
+            q, k, v = linear(x, held["qkv"], held["qkv_bias"]).split(self._packed, -1)
+            # The heads' outputs take the place of the queries that they were made from.
+            place = q if self.score.ranks == self.value.ranks else None
+            attended = self.attend(q, k, v, self.score, self.value, key_mask, place).flatten(0, 1)
+            return attended if self._whole else torch.mm(attended, held["out"].T)
         mixed: torch.Tensor | None = None
         for first in range(0, heads, step):
             mixed = self.group(x, first, min(first + step, heads), key_mask, mixed)
         assert mixed is not None
-        return mixed
+        return mixed.flatten(0, 1)
 
     def group(
         self,
@@ -88,14 +103,14 @@ class RankSpaceAttention(Sublayer):
         starts = (at, self.score.p_width + at, 2 * self.score.p_width + v_at)
         rows = [slice(s, s + layout.p_width) for s, layout in zip(starts, (score, score, value), strict=True)]
         q, k, v = (linear(x, self.qkv[r], None if self.qkv_bias is None else self.qkv_bias[r]) for r in rows)
-        attended = self.attend(q, k, v, score, value, key_mask)
-        del q, k, v
         columns = slice(v_at, v_at + value.p_width)
-        if not self.low_rank:
+        if self._whole:
             if mixed is None:
                 mixed = x.new_empty(*x.shape[:2], self.value.p_width)
-            mixed[..., columns] = attended
+            self.attend(q, k, v, score, value, key_mask, mixed[..., columns])
             return mixed
+        attended = self.attend(q, k, v, score, value, key_mask, q if score.ranks == value.ranks else None)
+        del q, k, v
         share = self.out[:, columns]
         if mixed is None:
             return linear(attended, share)
@@ -110,6 +125,7 @@ class RankSpaceAttention(Sublayer):
         score: HeadLayout,
         value: HeadLayout,
         key_mask: torch.Tensor | None,
+        out: torch.Tensor | None,
     ) -> torch.Tensor:
         return rank_space_attention(
             q,
@@ -119,18 +135,12 @@ class RankSpaceAttention(Sublayer):
             value=value,
             scale=self.scale,
             key_mask=key_mask,
-            # The heads' outputs take the place of the queries that they were made from.
-            out=q if score.ranks == value.ranks else None,
+            out=out,
             backend=self.backend,
         )
 
-    @property
-    def low_rank(self) -> bool:
-        return isinstance(self._o[0], LowRankLinear)
-
-    def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        o = self._o[0]
-        return (o.U if isinstance(o, LowRankLinear) else self.out), self.out_bias
+    def last(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return (self._buffers["out"] if self._whole else second_of(self._o[0])), self._buffers["out_bias"]
 
 
 class RebuiltAttention(Sublayer):
@@ -150,7 +160,7 @@ class RebuiltAttention(Sublayer):
         self._qkvo = modules
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
 
-    def cut(self, x: torch.Tensor) -> Iterator[slice]:
+    def cut(self, x: torch.Tensor) -> Sequence[slice]:
         width = self.heads * self.head_dim
         for module in self._qkvo[:3]:
             width += (module.V if isinstance(module, HeadLowRankLinear) else first_of(module)).shape[0]
@@ -171,7 +181,8 @@ class RebuiltAttention(Sublayer):
             key_mask=key_mask,
             backend=self.backend,
         )
-        return linear(attended, o.V) if isinstance(o, LowRankLinear) else attended
+        rows = attended.flatten(0, 1)
+        return torch.mm(rows, o.V.T) if isinstance(o, LowRankLinear) else rows
 
     def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         o = self._qkvo[3]
@@ -205,9 +216,10 @@ class RotaryAttention(Sublayer):
         self.register_buffer("out_bias", values.out_bias, persistent=False)
         self.score, self.value = HeadLayout((head_dim,) * heads), values.layout
         self.scale, self.window = head_dim**-0.5, window
+        self._whole = values.whole
         self._qko = (q, k, o)
 
-    def cut(self, x: torch.Tensor) -> Iterator[slice]:
+    def cut(self, x: torch.Tensor) -> Sequence[slice]:
         # q, k and v, their P's, the heads' outputs, and norm(x).
         width = 3 * self.score.p_width + 2 * self.value.p_width + x.shape[2]
         batch, seq, hidden = x.shape
@@ -218,7 +230,7 @@ class RotaryAttention(Sublayer):
     ) -> torch.Tensor:
         if rotation is None:
             raise InputError("rotary attention needs the cosines and sines of its positions, got none")
-        q, k, o = self._qko
+        q, k, _ = self._qko
         attended = rank_space_attention(
             rotated(q(x), rotation),
             rotated(k(x), rotation),
@@ -230,11 +242,11 @@ class RotaryAttention(Sublayer):
             window=self.window,
             backend=self.backend,
         )
-        return linear(attended, self.out) if isinstance(o, LowRankLinear) else attended
+        rows = attended.flatten(0, 1)
+        return rows if self._whole else torch.mm(rows, self.out.T)
 
     def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        o = self._qko[2]
-        return (o.U if isinstance(o, LowRankLinear) else self.out), self.out_bias
+        return (self.out if self._whole else second_of(self._qko[2])), self.out_bias
 
 
 def rotated(heads: torch.Tensor, rotation: Rotation) -> torch.Tensor:

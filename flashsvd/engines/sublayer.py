@@ -7,10 +7,11 @@ the norm is taken in place.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -43,7 +44,11 @@ def plan_slices(batch: int, seq: int, width: int, hidden: int, heads: int, devic
     Slices(sequences=1, heads=12)
     """
     least = LEAST_TOKENS.get(device, LEAST_TOKENS["cuda"])
-    wanted = math.ceil(width / (hidden * SLICE_SHARE))
+    return _planned(batch, seq, math.ceil(width / (hidden * SLICE_SHARE)), heads, least)
+
+
+@functools.lru_cache(maxsize=1024)
+def _planned(batch: int, seq: int, wanted: int, heads: int, least: int) -> Slices:
     wanted = max(1, min(wanted, batch * seq // least))
     sequences = math.ceil(batch / min(wanted, batch))
     groups = math.ceil(wanted * sequences / batch)
@@ -63,7 +68,7 @@ class Norm:
     ) -> torch.Tensor:
         """norm(x + bias), written to out (which may be x) or to a new tensor."""
         shift = bias_of(self.module)
-        weight = self.module.get_parameter("weight")
+        weight: Any = self.module.weight
         return fused_norm(x, weight, shift, self.eps, bias=bias, kind=self.kind, out=out, backend=backend)
 
 
@@ -88,20 +93,24 @@ class Sublayer(nn.Module):
     ) -> torch.Tensor:
         """x [B, S, d], contiguous, is written over and returned; key_mask [B, S] bool or None; rotation: cosines and
         sines [B or 1, S, h] or None."""
-        for piece in self.cut(x):
-            part = x[piece]
+        pieces = self.cut(x)
+        weight, bias = self.last()
+        for piece in pieces:
+            part, mask, turns = x, key_mask, rotation
+            if len(pieces) > 1:
+                part = x[piece]
+                mask = None if key_mask is None else key_mask[piece]
+                if rotation is not None and len(rotation[0]) > 1:
+                    turns = (rotation[0][piece], rotation[1][piece])
             source = part
             if self.pre_norm and self.norm is not None:
                 source = self.norm(part, bias=None, out=None, backend=self.backend)
-            turns = rotation
-            if rotation is not None and len(rotation[0]) > 1:
-                turns = (rotation[0][piece], rotation[1][piece])
-            inner = self.inner(source, None if key_mask is None else key_mask[piece], turns)
-            weight, bias = self.last()
+            inner = self.inner(source, mask, turns)
+            rows = part.view(-1, part.shape[-1])
             if weight is None:
-                part.add_(inner)
+                rows.add_(inner)
             else:
-                part.view(-1, part.shape[-1]).addmm_(inner.flatten(0, -2), weight.T)
+                rows.addmm_(inner, weight.T)
             # Before the next piece makes its own.
             del inner, source
             if self.norm is not None and not self.pre_norm:
@@ -110,8 +119,8 @@ class Sublayer(nn.Module):
                 part.add_(bias)
         return x
 
-    def cut(self, x: torch.Tensor) -> Iterator[slice]:
-        """Slices of the batch."""
+    def cut(self, x: torch.Tensor) -> Sequence[slice]:
+        """Slices of the batch, all of it together."""
         raise NotImplementedError
 
     def inner(
@@ -120,7 +129,7 @@ class Sublayer(nn.Module):
         key_mask: torch.Tensor | None,
         rotation: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
-        """x [b, S, d] -> [b, S, k]."""
+        """x [b, S, d] -> [b·S, k]."""
         raise NotImplementedError
 
     def last(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -128,9 +137,10 @@ class Sublayer(nn.Module):
         raise NotImplementedError
 
 
-def batch_slices(batch: int, step: int) -> Iterator[slice]:
+@functools.lru_cache(maxsize=1024)
+def batch_slices(batch: int, step: int) -> tuple[slice, ...]:
     """0 to batch in slices of step."""
-    return (slice(start, start + step) for start in range(0, batch, max(1, step)))
+    return tuple(slice(start, start + step) for start in range(0, batch, max(1, step)))
 
 
 def bias_of(module: nn.Module) -> torch.Tensor | None:

@@ -24,11 +24,12 @@ import torch
 
 from flashsvd.errors import InputError
 from flashsvd.kernels.backend import interpreting
-from flashsvd.kernels.ffn.hopper_case import SM as HOPPER
 from flashsvd.kernels.ffn.hopper_case import HopperCase, hopper_cases
 from flashsvd.kernels.ffn.tiles import ffn_tiles
+from flashsvd.kernels.gluon_case import SM as HOPPER
 from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.rank_space.compile_case import RankSpaceCase, rank_space_cases
+from flashsvd.kernels.rank_space.hopper_case import RankSpaceHopperCase, rank_space_hopper_cases
 from flashsvd.kernels.tiles import attention_tiles, shared_limit_bytes
 
 _TYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -62,6 +63,7 @@ class AttentionCase:
     biased: bool = True
     group: int = 1
     seq: int = 512
+    stride_align: int = 16
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class FfnCase:
     """Of the output factor; 0 without one."""
 
 
-Case = AttentionCase | FfnCase | RankSpaceCase | HopperCase
+GluonCase = HopperCase | RankSpaceHopperCase
+Case = AttentionCase | FfnCase | RankSpaceCase | GluonCase
 
 
 def default_cases() -> tuple[Case, ...]:
@@ -92,14 +95,16 @@ def default_cases() -> tuple[Case, ...]:
         return (HeadLayout(ranks),) * 3
 
     shared = HeadLayout((384,) * 12, shared=True)
+    odd = all_three((7, 59))
     return (
         AttentionCase("bf16 r40 h64 mask", torch.bfloat16, 64, all_three((40,) * 12), masked=True),
-        AttentionCase("fp16 odd ranks h80", torch.float16, 80, all_three((7, 59)), masked=False),
+        AttentionCase("bf16 r32 h64", torch.bfloat16, 64, all_three((32,) * 12), masked=False),
+        AttentionCase("fp16 odd ranks h80", torch.float16, 80, odd, masked=False, seq=1025, stride_align=2),
         AttentionCase("bf16 dense h128 mask", torch.bfloat16, 128, (None,) * 3, masked=True, biased=False),
         AttentionCase("fp16 r64 h128", torch.float16, 128, all_three((64, 64)), masked=False),
         AttentionCase("bf16 shared r384 h64 mask", torch.bfloat16, 64, (shared,) * 3, masked=True),
         AttentionCase("fp32 r40 h64 mask", torch.float32, 64, all_three((40,) * 12), masked=True),
-        AttentionCase("fp32 odd ranks h128", torch.float32, 128, all_three((7, 59)), masked=False),
+        AttentionCase("fp32 odd ranks h128", torch.float32, 128, odd, masked=False, stride_align=2),
         FfnCase("bf16 R1 240 R2 240 gelu", torch.bfloat16, 240, 240, "gelu"),
         FfnCase("fp16 R1 59 R2 40 relu", torch.float16, 59, 40, "relu"),
         FfnCase("bf16 R1 768 R2 768 gelu_tanh", torch.bfloat16, 768, 768, "gelu_tanh"),
@@ -113,6 +118,7 @@ def default_cases() -> tuple[Case, ...]:
         FfnCase("fp16 v2 swiglu odd", torch.float16, 59, 7, "silu", rank_up=40, out_width=100, width=100),
         *rank_space_cases(),
         *hopper_cases(),
+        *rank_space_hopper_cases(),
     )
 
 
@@ -125,7 +131,7 @@ def compile_case(case: Case, sm: int) -> Resources:
         raise InputError("TRITON_INTERPRET=1 is set, so nothing compiles; unset it and start again")
     from triton.compiler import ASTSource
 
-    if isinstance(case, HopperCase):
+    if isinstance(case, GluonCase):
         source, launch = case.source()
         return _resources(case.name, sm, launch, source)
     if isinstance(case, RankSpaceCase):
@@ -164,16 +170,24 @@ def _resources(name: str, sm: int, launch: dict[str, int], source: Any) -> Resou
 
 def runs_on(case: Case, sm: int) -> bool:
     """Whether a kernel's instructions exist there."""
-    return sm == HOPPER if isinstance(case, HopperCase) else True
+    return sm == HOPPER if isinstance(case, GluonCase) else True
 
 
 def _attention(case: AttentionCase) -> tuple[Any, dict[str, Any], dict[str, int]]:
     from flashsvd.kernels.attention.launch import attention_constants
     from flashsvd.kernels.attention.triton_kernel import attention_kernel
 
-    tiles = attention_tiles(case.seq, case.head_dim, case.layouts, case.dtype)
+    wide_loads = case.stride_align * case.dtype.itemsize % 16 == 0
+    tiles = attention_tiles(case.seq, case.head_dim, case.layouts, case.dtype, wide_loads=wide_loads)
     constants = attention_constants(
-        case.layouts, (case.biased,) * 3, case.group, case.head_dim, case.masked, tiles
+        case.seq,
+        case.layouts,
+        (case.biased, case.biased),
+        case.group,
+        case.head_dim,
+        case.masked,
+        case.stride_align,
+        tiles,
     )
     return attention_kernel, constants, {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
 
@@ -242,19 +256,11 @@ def _argument_type(name: str, dtype: torch.dtype) -> str:
 
 def _aligned_numbers(case: Case) -> frozenset[str]:
     """Sizes and strides that a launch of this case would find divisible by 16, as Triton itself checks."""
-    if isinstance(case, RankSpaceCase | HopperCase):
+    if not isinstance(case, FfnCase):
         # Their own business: constants say what divides the strides, or the case makes its source itself.
         return frozenset()
-    if isinstance(case, AttentionCase):
-        numbers = {"seq": case.seq, "mask_stride_b": case.seq, "out_stride_s": case.head_dim}
-        for letter, layout in zip("qkv", case.layouts, strict=True):
-            numbers[f"{letter}_stride_u"] = case.head_dim
-            numbers[f"{letter}_stride_s"] = case.head_dim if layout is None else layout.p_width
-            numbers[f"{letter}_stride_b"] = numbers[f"{letter}_stride_s"] * case.seq
-        numbers["out_stride_b"] = case.head_dim * case.seq
-    else:
-        numbers = {"rows": case.rows, "width": case.width, "rank_in": case.rank_in, "rank_up": case.rank_up}
-        numbers |= {"rank_out": case.rank_out, "out_width": case.out_width} | _ffn_strides(case)
+    numbers = {"rows": case.rows, "width": case.width, "rank_in": case.rank_in, "rank_up": case.rank_up}
+    numbers |= {"rank_out": case.rank_out, "out_width": case.out_width} | _ffn_strides(case)
     return frozenset(name for name, number in numbers.items() if number % 16 == 0)
 
 

@@ -147,11 +147,16 @@ def attention_tiles(
     head_dim: int,
     layouts: tuple[HeadLayout | None, HeadLayout | None, HeadLayout | None],
     dtype: torch.dtype,
+    *,
+    wide_loads: bool = True,
 ) -> AttentionTiles:
     """Tiles of the Triton attention kernel for the layouts of q, k and v (None: dense).
 
+    wide_loads: whether pointers and strides allow loads of 16 bytes, where the ranks do.
+
     A rank of up to 64 is rebuilt in one product whose factor stays on chip for the whole key loop; larger
-    ranks loop over tiles of it.
+    ranks loop over tiles of it. For bf16 and head dim 64, 128 rows by 64 keys with 4 warps and 3 stages was the
+    best of a sweep (below); half types of other head dims and fp32 were not swept.
     """
     max_ranks = [0 if layout is None else layout.max_rank for layout in layouts]
     full = dtype.itemsize >= 4
@@ -159,20 +164,37 @@ def attention_tiles(
     # Never wider than the head: Triton 3.6 on sm_90 kept a loop-invariant factor [64, 32] of v in shared memory
     # and read past it (wrong rows, then an illegal address); the same factor in tiles of 32 is right.
     limit = min(block_h, 32 if full and block_h > 64 else 64)
-    block_r = [min(next_power_of_two(rank), limit) for rank in max_ranks]
+    # Half types that are loaded in pieces under 16 bytes take 64 columns where the head has them: on sm_90, Triton 3.6
+    # made wrong rows of narrower tiles. Others take what holds the rank: a tile of 64 for rank 32 costs a tenth
+    # (S = 512: 115.9 us against 105.6).
+    starts = [head_dim if layout is None else layout.alignment for layout in layouts]
+    loose = [not wide_loads or start % 8 != 0 for start in starts]
+    block_r = [
+        min(next_power_of_two(rank, 64 if narrow and not full else 16), limit)
+        for rank, narrow in zip(max_ranks, loose, strict=True)
+    ]
     block_m = 32 if full else 64 if block_h > 64 else 128
     block_n = 32 if full else 64
     block_m = min(block_m, next_power_of_two(seq))
     block_n = min(block_n, next_power_of_two(seq))
     one_pass = [rank <= block for rank, block in zip(max_ranks, block_r, strict=True)]
+    # [16384 / S, S], 12 heads of 64, rank 32, bf16, H200, us at S = 512, 1024, 2048 and 4096:
+    #   128 x 64, 4 warps, 3 stages   105.6  183.2  334.4  637.3
+    #   the same with 2 stages        121.6  215.0  398.5  760.1
+    #   64 x 64, 4 warps, 3 stages    108.6  192    352    671
+    #   256 x 64, 8 warps, 3 stages   124.8  217    401    771
+    #   128 x 128, 8 warps, 3 stages  137.7
+    #   torch's flash on dense heads  107.6  193.5  359.4  692.7
+    # Single-element loads need addresses, wide heads and loops over ranks sums, for which 4 warps lack registers.
+    crowded = full or block_h > 64 or any(loose) or not all(one_pass)
     return AttentionTiles(
         block_m,
         block_n,
         block_h,
         (block_r[0], block_r[1], block_r[2]),
         (one_pass[0], one_pass[1], one_pass[2]),
-        num_warps=8 if full or block_m * block_h >= 8192 else 4,
-        num_stages=2,
+        num_warps=8 if full or (crowded and block_m * block_h >= 8192) else 4,
+        num_stages=2 if crowded else 3,
     )
 
 
@@ -190,12 +212,10 @@ def rank_space_tiles(seq: int, score: HeadLayout, value: HeadLayout, dtype: torc
         )
     widest = 64 if full else 128
     one_pass = score.max_rank <= widest
-    # Half types never take fewer columns than 64: with tiles of 16 and 32 seven of the compiled bf16 cases failed on an
-    # H200 (Triton 3.6), in their order those of ranks 16 and 32. It is not free: at [16, 512], 12 heads, a tile of 32
-    # took 32 us at rank 32 (where it was right), one of 64 45 us at rank 40.
-    narrowest = 16 if full else 64
-    block_score = min(next_power_of_two(score.max_rank, narrowest), widest)
-    block_value = next_power_of_two(value.max_rank, narrowest)
+    # 32 columns 30.7 us, 64 columns 43.4 at [16, 512], 12 heads, rank 32. They need loads of 16 bytes, which the launch
+    # sees to: Triton 3.6 on sm_90 made wrong rows of narrow half-type operands that were loaded in smaller pieces.
+    block_score = min(next_power_of_two(score.max_rank), widest)
+    block_value = next_power_of_two(value.max_rank)
     # With ranks of no common factor, loads are single elements, whose addresses spill out of 4 warps' registers.
     crowded = max(block_score, block_value) > 64 or 1 in (score.alignment, value.alignment)
     block_m = 64 if full else 128

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flashsvd.bench import ffn
+from flashsvd.bench.saved import read_points
 from flashsvd.cli.commands import application
 from flashsvd.errors import FlashSVDError
 
@@ -58,6 +59,26 @@ def test_tables_come_one_by_one(tiny_folder: Path) -> None:
     assert stdout.count("speed-up over dense-compile, less peak than dense") == 2
     assert "ranks 9,20,11" in stdout and "ranks 4,8,8" in stdout and "ceilings measured now" in stdout
     assert stdout.count(" ok ") == 6 and max(map(len, stdout.splitlines()[5:9])) < 120
+
+
+def test_save_keeps_every_point_and_append_adds(tiny_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.parquet"
+    common = ("bench", "encoder", str(tiny_folder), "--method", "random", "--batch", "2", "--repeats", "3")
+    common += ("--device", "cpu", "--engines", "dense,lowrank", "--budget", "5", "--save", str(file))
+    _run(*common, "--ranks", "9,20,11:4,8,8", "--seq", "8")
+    with pytest.raises(FlashSVDError, match="is there already: add --append"):
+        _run(*common, "--ranks", "4,8,8", "--seq", "8")
+    _run(*common, "--ranks", "4,8,8", "--seq", "8,16", "--append")
+    found = read_points(file)
+    assert [(one.point.config["ranks"], one.point.config["seq"]) for one in found] == [
+        ("9,20,11", 8),
+        ("4,8,8", 8),
+        ("4,8,8", 16),
+    ]
+    assert "--method random" in found[0].point.command and "--budget 5.0" in found[0].point.command
+    assert all(row.gate and row.gate.passed for one in found for row in one.point.rows)
+    _run(*found[2].point.command.split()[3:], "--save", str(file), "--append")
+    assert [one.identity for one in read_points(file)] == [one.identity for one in found]
 
 
 def test_attention_has_its_rows() -> None:
@@ -128,6 +149,14 @@ def test_what_was_finished_survives_an_interrupt(
         (("encoder", "bert-base", "--seed", "-1"), "seed must be from 0"),
         (("ffn", "--seed", "4294967296"), "seed must be from 0"),
         (("attention", "--head-dim", "0"), "head-dim must be at least 1"),
+        (("encoder", "bert-base", "--append"), "--append adds to the file of --save"),
+        (
+            ("encoder", "bert-base", "--save", f"{__file__}/x.parquet"),
+            "is not a folder that can be written to",
+        ),
+        (("encoder", "bert-base", "--save", __file__), "is there already: add --append"),
+        (("encoder", "bert-base", "--save", __file__, "--append"), "is not a bench recording"),
+        (("encoder", "bert-base", "--budget", "-1"), "budget must be"),
         (("ffn", "--rows", ",".join(map(str, range(1, 1200)))), "at most 1000 points"),
     ],
 )

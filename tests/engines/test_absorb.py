@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from torch import nn
 
 from flashsvd.engines.absorb import ALIGN, Absorbed, absorb, aligned, can_absorb
 from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear
+from flashsvd.engines.sublayer import second_of
 from flashsvd.kernels.gate import relative_error
 from flashsvd.kernels.layout import HeadLayout
 
@@ -50,8 +53,8 @@ def _in_rank_space(found: Absorbed, o: nn.Module, x: torch.Tensor) -> torch.Tens
         scores = q[:, at : at + rank] @ k[:, at : at + rank].T / HEAD_DIM**0.5
         heads.append(scores.softmax(-1) @ v[:, v_at : v_at + v_rank])
     out = torch.cat(heads, -1) @ found.out.T
-    if isinstance(o, LowRankLinear):
-        out = out @ o.U.T
+    if not found.whole:
+        out = out @ second_of(o).T
     return out if found.out_bias is None else out + found.out_bias
 
 
@@ -74,10 +77,20 @@ def test_absorbed_attention_is_the_attention_of_the_factors(
     found = absorb(modules[0], modules[1], modules[2], last, heads=HEADS, head_dim=HEAD_DIM)
     assert relative_error(_in_rank_space(found, last, x), _plain(modules, last, x)) < 1e-10
     assert all(rank % ALIGN == 0 for rank in (*found.score.ranks, *found.value.ranks))
+    # Both ways of the output are met, and a dense one has one.
+    assert found.out.shape == (HIDDEN if found.whole else o, found.value.p_width)
+    assert o is not None or found.whole
     # A head's scores take the smaller of the two ranks (one more where a bias needs its column), padded.
     for head, rank in enumerate(found.score.ranks):
         q_rank, k_rank = (HEAD_DIM if given is None else given[head] for given in (q, k))
         assert rank < min(q_rank + bias[0], k_rank) + ALIGN
+
+
+@pytest.mark.parametrize(("rank", "whole"), [(2, False), (HIDDEN - 1, True)])
+def test_the_output_is_one_product_where_two_would_be_hardly_less(rank: int, whole: bool) -> None:
+    modules = [_factored((3, 5, 2), True) for _ in range(3)]
+    last = _output(rank, True)
+    assert absorb(modules[0], modules[1], modules[2], last, heads=HEADS, head_dim=HEAD_DIM).whole is whole
 
 
 def test_forgetting_the_query_bias_or_the_value_bias_is_seen() -> None:
@@ -88,8 +101,8 @@ def test_forgetting_the_query_bias_or_the_value_bias_is_seen() -> None:
     right = _plain(modules, last, x)
     found = absorb(modules[0], modules[1], modules[2], last, heads=HEADS, head_dim=HEAD_DIM)
     for broken in (
-        Absorbed(found.qkv, None, found.score, found.value, found.out, found.out_bias),
-        Absorbed(found.qkv, found.qkv_bias, found.score, found.value, found.out, last.get_parameter("bias")),
+        replace(found, qkv_bias=None),
+        replace(found, out_bias=last.get_parameter("bias")),
     ):
         assert relative_error(_in_rank_space(broken, last, x), right) > 1e-3
 

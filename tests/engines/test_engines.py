@@ -108,10 +108,10 @@ def test_engines_leave_the_dense_model_alone_and_hold_its_tensors_once(tiny: Loa
 
 
 def test_what_flash_makes_of_its_factors_is_small_at_aligned_ranks(tiny: LoadedModel) -> None:
-    """Of q, k, v only q's first factor is another one, and the output projection gets one of its own."""
+    """Of q, k, v only q's first factor is another one, and the heads' outputs go to the hidden state in one product."""
     models = _engines(tiny, RankPlan.from_text(tiny.shape, "*.qkv: 16 *.o: 16 *.up: 24 *.down: 24"))
-    hidden, ranks, output = 64, 2 * 16, 16
-    own = 3 * 4 * (ranks * hidden + 3 * ranks + output * ranks + hidden)
+    hidden, ranks = 64, 2 * 16
+    own = 3 * 4 * (ranks * hidden + 3 * ranks + hidden * ranks + hidden)
     assert weight_bytes(models["flash"]) - weight_bytes(models["lowrank"]) == own
 
 

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import pytest
 import torch
 
 from flashsvd.kernels import HeadLayout, Projection, flash_svd_attention
@@ -19,18 +18,26 @@ GPU_DTYPES = (*DTYPES, torch.bfloat16)
 def skip_without_interpreter(backend: str) -> None:
     """On a machine with a GPU the kernels compile there, and the interpreter is off."""
     if backend == "interpret" and torch.cuda.is_available():
+        # Here, as sanitize.py takes its inputs from this module and runs without pytest.
+        import pytest
+
         pytest.skip("the interpreter is only on where there is no GPU")
 
 
-def guarded(tensor: torch.Tensor) -> torch.Tensor:
-    """The same values inside a wider, longer buffer of NaN: reading past any row or end shows."""
+def guarded(tensor: torch.Tensor, before: int = 1, after: int = 2) -> torch.Tensor:
+    """The same values inside a wider, longer buffer of NaN: reading past any row or end shows.
+
+    `before` and `after` are the columns of NaN. As given, no row starts on 16 bytes; with 8 and 8 all rows do whose
+    width is a multiple of 8.
+    """
     padded = torch.full(
-        (*(size + 2 for size in tensor.shape[:-1]), tensor.shape[-1] + 3),
+        (*(size + 2 for size in tensor.shape[:-1]), tensor.shape[-1] + before + after),
         float("nan"),
         dtype=tensor.dtype,
         device=tensor.device,
     )
-    view = padded[tuple(slice(1, 1 + size) for size in tensor.shape)]
+    inner = [slice(1, 1 + size) for size in tensor.shape[:-1]]
+    view = padded[(*inner, slice(before, before + tensor.shape[-1]))]
     return view.copy_(tensor)
 
 

@@ -16,6 +16,8 @@ from flashsvd.kernels.ffn.hopper import hopper_tiles
 from flashsvd.kernels.ffn.hopper_case import HopperCase
 from flashsvd.kernels.ffn.tiles import ffn_tiles
 from flashsvd.kernels.rank_space.compile_case import RankSpaceCase
+from flashsvd.kernels.rank_space.hopper import hopper_tiles as rank_space_hopper_tiles
+from flashsvd.kernels.rank_space.hopper_case import RankSpaceHopperCase
 from flashsvd.kernels.resources import compile_case, default_cases, runs_on
 from flashsvd.kernels.tiles import attention_tiles, rank_space_tiles, shared_limit_bytes
 
@@ -38,7 +40,13 @@ def test_every_case_compiles_for_every_target(compiled: list[dict[str, Any]]) ->
     assert {(row["case"], row["sm"]) for row in compiled} == {
         (case.name, sm) for case in default_cases() for sm in (80, 90) if runs_on(case, sm)
     }
-    kernels = {"attention_kernel", "ffn_kernel", "ffn_hopper_kernel", "rank_space_kernel"}
+    kernels = {
+        "attention_kernel",
+        "ffn_kernel",
+        "ffn_hopper_kernel",
+        "rank_space_kernel",
+        "rank_space_hopper_kernel",
+    }
     assert {row["kernel"] for row in compiled} == kernels
 
 
@@ -57,6 +65,13 @@ def test_the_feed_forward_kernel_hardly_spills(compiled: list[dict[str, Any]]) -
     assert all(spilt == 0 for (case, _), spilt in spills.items() if case.endswith("R1 240 R2 240 gelu"))
     # None at all by Triton 3.6; 3.9 keeps up to 16 registers' worth in memory on sm_80.
     assert max(spills.values(), default=0) <= 64
+
+
+@pytest.mark.slow
+def test_attention_spills_nothing_at_head_dim_64(compiled: list[dict[str, Any]]) -> None:
+    rows = [row for row in compiled if row["kernel"] == "attention_kernel" and " h64" in row["case"]]
+    assert len(rows) == 8
+    assert all(row["stack_bytes"] in (0, None) for row in rows), rows
 
 
 @pytest.mark.slow
@@ -80,6 +95,9 @@ def test_tiles_depend_on_the_arguments_alone() -> None:
         if isinstance(case, RankSpaceCase):
             layouts = (case.seq, case.score, case.value, case.dtype)
             assert rank_space_tiles(*layouts) == rank_space_tiles(*layouts)
+        elif isinstance(case, RankSpaceHopperCase):
+            sizes = (case.seq, case.score, case.value)
+            assert rank_space_hopper_tiles(*sizes) == rank_space_hopper_tiles(*sizes)
         elif isinstance(case, HopperCase):
             sizes = (case.rows, case.rank_in, case.rank_out)
             assert hopper_tiles(*sizes) == hopper_tiles(*sizes)

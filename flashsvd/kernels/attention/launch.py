@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -11,6 +12,8 @@ from flashsvd.kernels.attention.triton_kernel import attention_kernel
 from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.layout import HeadLayout, Projection
 from flashsvd.kernels.tiles import AttentionTiles, attention_tiles
+
+Layouts = tuple[HeadLayout | None, HeadLayout | None, HeadLayout | None]
 
 
 def launch_attention(
@@ -30,29 +33,56 @@ def launch_attention(
     p = q.p
     check_compiled(p)
     batch, seq = p.shape[:2]
-    tiles = attention_tiles(seq, head_dim, (q.layout, k.layout, v.layout), p.dtype)
     out = torch.empty(batch, seq, heads * head_dim, dtype=p.dtype, device=p.device)
-    constants = attention_constants(
-        (q.layout, k.layout, v.layout),
-        (q.bias is not None, k.bias is not None, v.bias is not None),
-        heads // kv_heads,
-        head_dim,
-        key_mask is not None,
-        tiles,
+    # p stands in for what a projection does not have and the kernel never reads.
+    q_u, k_u, v_u = (_factor(proj) for proj in (q, k, v))
+    q_bias, v_bias = (p if proj.bias is None else proj.bias.contiguous() for proj in (q, v))
+    q_table, k_table, v_table = (_table(proj) for proj in (q, k, v))
+    # Batch, row and factor strides of q, k and v in the kernel's order, then those of out.
+    strides = [
+        stride
+        for proj, u in ((q, q_u), (k, k_u), (v, v_u))
+        for stride in (proj.p.stride(0), proj.p.stride(1), 0 if proj.u is None else u.stride(0))
+    ]
+    strides += out.stride()[:2]
+    align = math.gcd(16, *strides)
+    units = [stride // align for stride in strides]
+    wide_loads = align * p.element_size() % 16 == 0 and not any(
+        tensor.data_ptr() % 16 for tensor in (q.p, k.p, v.p, q_u, k_u, v_u)
     )
     # As bytes: how a one-bit type is laid out in memory is nobody's promise.
     mask = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
+    tiles, constants = _prepared(
+        seq,
+        (q.layout, k.layout, v.layout),
+        (q.bias is not None, v.bias is not None),
+        heads // kv_heads,
+        head_dim,
+        mask is not None,
+        p.dtype,
+        align,
+        wide_loads,
+    )
     grid = (math.ceil(seq / tiles.block_m) * heads * batch,)
     with on_device(p):
         attention_kernel[grid](
-            *_tensors(q),
-            *_tensors(k),
-            *_tensors(v),
+            q.p,
+            q_u,
+            q_bias,
+            q_table,
+            *units[0:3],
+            k.p,
+            k_u,
+            k_table,
+            *units[3:6],
+            v.p,
+            v_u,
+            v_bias,
+            v_table,
+            *units[6:9],
             out if mask is None else mask,
-            seq,
             out,
-            out.stride(0),
-            out.stride(1),
+            *units[9:11],
             seq,
             heads,
             scale * math.log2(math.e),
@@ -64,38 +94,69 @@ def launch_attention(
 
 
 def attention_constants(
-    layouts: tuple[HeadLayout | None, HeadLayout | None, HeadLayout | None],
-    biases: tuple[bool, bool, bool],
+    seq: int,
+    layouts: Layouts,
+    biases: tuple[bool, bool],
     group: int,
     head_dim: int,
     masked: bool,
+    stride_align: int,
     tiles: AttentionTiles,
 ) -> dict[str, int | bool]:
-    """What `attention_kernel` is compiled for: the layouts and biases of q, k and v, and the tiles."""
+    """What `attention_kernel` is compiled for: the layouts of q, k and v, the biases of q and v, and the tiles;
+    `stride_align` divides every stride."""
     constants: dict[str, int | bool] = {
         "GROUP": group,
         "HAS_MASK": masked,
+        "EVEN_M": seq % tiles.block_m == 0,
+        "EVEN_N": seq % tiles.block_n == 0,
+        "STRIDE_ALIGN": stride_align,
+        "Q_HAS_BIAS": biases[0],
+        "V_HAS_BIAS": biases[1],
         "HEAD_DIM": head_dim,
         "BLOCK_H": tiles.block_h,
         "BLOCK_M": tiles.block_m,
         "BLOCK_N": tiles.block_n,
     }
-    for i, letter in enumerate("QKV"):
-        layout = layouts[i]
+    for letter, layout, one_pass, block_r in zip("QKV", layouts, tiles.one_pass, tiles.block_r, strict=True):
         constants[f"{letter}_FACTORED"] = layout is not None
-        constants[f"{letter}_HAS_BIAS"] = biases[i]
         constants[f"{letter}_ALIGN"] = 1 if layout is None else layout.alignment
-        constants[f"{letter}_ONE_PASS"] = tiles.one_pass[i]
-        constants[f"{letter}_BLOCK_R"] = tiles.block_r[i]
+        constants[f"{letter}_ONE_PASS"] = one_pass
+        constants[f"{letter}_FULL"] = layout is not None and all(rank % block_r == 0 for rank in layout.ranks)
+        constants[f"{letter}_BLOCK_R"] = block_r
     return constants
 
 
-def _tensors(proj: Projection) -> list[object]:
-    """Pointers and strides of one projection; p stands in for what it does not have and the kernel never
-    reads."""
-    p, bias = proj.p, proj.bias
-    if proj.u is None or proj.layout is None:
-        return [p, p, p if bias is None else bias.contiguous(), p, p.stride(0), p.stride(1), 0]
-    u = proj.u if proj.u.stride(1) == 1 else proj.u.contiguous()
-    table = proj.layout.table().to(p.device) if proj.table is None else proj.table.contiguous()
-    return [p, u, p if bias is None else bias.contiguous(), table, p.stride(0), p.stride(1), u.stride(0)]
+@functools.lru_cache(maxsize=1024)
+def _prepared(
+    seq: int,
+    layouts: Layouts,
+    biases: tuple[bool, bool],
+    group: int,
+    head_dim: int,
+    masked: bool,
+    dtype: torch.dtype,
+    stride_align: int,
+    wide_loads: bool,
+) -> tuple[AttentionTiles, dict[str, int | bool]]:
+    """Tiles and constants, kept: they cost the CPU of every launch."""
+    tiles = attention_tiles(seq, head_dim, layouts, dtype, wide_loads=wide_loads)
+    return tiles, attention_constants(seq, layouts, biases, group, head_dim, masked, stride_align, tiles)
+
+
+def _factor(proj: Projection) -> torch.Tensor:
+    if proj.u is None:
+        return proj.p
+    return proj.u if proj.u.stride(1) == 1 else proj.u.contiguous()
+
+
+def _table(proj: Projection) -> torch.Tensor:
+    if proj.layout is None:
+        return proj.p
+    return _kept_table(proj.layout, proj.p.device) if proj.table is None else proj.table.contiguous()
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept_table(layout: HeadLayout, device: torch.device) -> torch.Tensor:
+    """A copy to the GPU per call would wait for it, and may not be captured in a CUDA graph."""
+    return layout.table().to(device)

@@ -11,20 +11,33 @@ at rank 307, H200), and the kernel's loads narrow: pad P, the factors' ranks and
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 
-from flashsvd.kernels.arguments import check_compiled
-from flashsvd.kernels.backend import resolve
+from flashsvd.kernels.backend import Backend, resolve
 from flashsvd.kernels.ffn.activation import ACTIVATIONS
-from flashsvd.kernels.ffn.naive import naive_ffn
 from flashsvd.kernels.ffn.operands import FfnOperands, checked, checked_out
 from flashsvd.kernels.ffn.plan import FfnPlan, ffn_plan
-from flashsvd.kernels.ffn.run import run_ffn
+from flashsvd.kernels.ffn.run import Start, prepare_ffn
+from flashsvd.kernels.starter import Kept, looks
 
 __all__ = ["ACTIVATIONS", "FfnPlan", "ffn_plan", "flash_svd_ffn", "flash_svd_ffn_v2", "flash_svd_glu"]
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class _Inputs:
+    """What is known of all inputs that look alike: they fit, and this is what comes of them."""
+
+    shape: tuple[int, ...]
+    backend: Backend
+    starts: Kept[Start] = field(default_factory=lambda: Kept(16))
+    """By what `out` looks like and how far it is from p and up_p."""
+
+
+_inputs: Kept[_Inputs] = Kept()
+
+
 def flash_svd_ffn(
     p: torch.Tensor,
     u1: torch.Tensor,
@@ -55,7 +68,6 @@ def flash_svd_ffn(
     return _call(FfnOperands(p, u1, b1, v2, activation), ("p", "u1", "b1"), out, backend)
 
 
-@torch.no_grad()
 def flash_svd_glu(
     gate_p: torch.Tensor,
     gate_u: torch.Tensor,
@@ -87,7 +99,6 @@ def flash_svd_glu(
     return _call(ffn, ("gate_p", "gate_u", "gate_b"), out, backend)
 
 
-@torch.no_grad()
 def flash_svd_ffn_v2(
     p: torch.Tensor,
     u1: torch.Tensor,
@@ -120,20 +131,24 @@ def flash_svd_ffn_v2(
 def _call(
     ffn: FfnOperands, names: tuple[str, str, str], out: torch.Tensor | None, backend: str | None
 ) -> torch.Tensor:
-    leading = ffn.p.shape[:-1] if isinstance(ffn.p, torch.Tensor) else ()
-    matrices = checked(ffn, names)
-    shape = (*leading, matrices.result_width)
-    chosen = resolve(backend, ffn.p.device)
+    key = looks(ffn[:4] + ffn[5:], ffn.activation, names, backend)
+    inputs = _inputs.find(key)
+    if inputs is None:
+        matrices = checked(ffn, names)
+        shape = (*ffn.p.shape[:-1], matrices.result_width)
+        inputs = _inputs.keep(key, _Inputs(shape, resolve(backend, ffn.p.device)))
+    p, up_p = ffn.p, ffn.up_p
+    given = out is not None
+    place: tuple[object, ...] | None
     if out is None:
-        rows = torch.empty(matrices.rows, matrices.result_width, dtype=ffn.p.dtype, device=ffn.p.device)
-    else:
-        rows = checked_out(out, shape, ffn.p)
-    if matrices.rows == 0:
-        return rows.view(shape) if out is None else out
-    if chosen == "naive":
-        rows.copy_(naive_ffn(matrices))
-    else:
-        if chosen != "torch":
-            check_compiled(ffn.p)
-        run_ffn(matrices, rows, chosen)
-    return rows.view(shape) if out is None else out
+        out = torch.empty(*inputs.shape, dtype=p.dtype, device=p.device)
+        place = looks((out,))
+    elif place := looks((out,)):
+        at = out.data_ptr()
+        place = (place, at - p.data_ptr(), 0 if up_p is None else at - up_p.data_ptr())
+    start = inputs.starts.find(place)
+    if start is None:
+        rows = checked_out(out, inputs.shape, p) if given else out.view(-1, inputs.shape[-1])
+        start = inputs.starts.keep(place, prepare_ffn(ffn.as_matrices(), rows, inputs.backend))
+    start(ffn, out)
+    return out

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
 
 import torch
 
-from flashsvd.kernels.backend import on_device
-from flashsvd.kernels.ffn.operands import FfnOperands
+from flashsvd.kernels.ffn.operands import FfnOperands, as_matrix
+from flashsvd.kernels.starter import Launch
+from flashsvd.kernels.tma import describable, descriptors, has_gluon
 
 _RANK_PARTS = ((64, 0), (128, 0), (256, 0), (256, 64))
 """Part A and part B that hold a rank on chip. 320 is the most: 160 registers of sums per thread."""
@@ -80,61 +79,59 @@ def hopper_tiles(rows: int, rank_in: int, rank_out: int, processors: int = 132) 
 
 def hopper_reads(ffn: FfnOperands) -> bool:
     """Whether TMA can read these tensors, and this Triton can compile for it; the GPU is the caller's business."""
-    return _has_gluon() and all(_describable(matrix) for matrix in (ffn.p, ffn.u1, ffn.v2))
+    return has_gluon() and all(describable(matrix) for matrix in (ffn.p, ffn.u1, ffn.v2))
 
 
 def launch_hopper(ffn: FfnOperands, tiles: HopperTiles, out: torch.Tensor) -> torch.Tensor:
     """Fills `out` [M, R2], which may be p, by `ffn_hopper_kernel`; the plan has said that it can run."""
-    from flashsvd.kernels.ffn.hopper_kernel import ffn_hopper_kernel
-
-    p, u1, v2 = ffn.p, ffn.u1, ffn.v2
-    (read, read_tail), (kept, kept_tail) = tiles.rank_in, tiles.rank_out
-    m, d = tiles.block_m, tiles.block_d
-    with on_device(p):
-        ffn_hopper_kernel[(math.ceil(ffn.rows / m),)](
-            _descriptor(p, m, read),
-            _descriptor(p, m, read_tail) if read_tail else None,
-            _descriptor(u1, d, read),
-            _descriptor(u1, d, read_tail) if read_tail else None,
-            _descriptor(v2, kept, d),
-            _descriptor(v2, kept_tail, d) if kept_tail else None,
-            p if ffn.b1 is None else ffn.b1.contiguous(),
-            out,
-            ffn.rows,
-            ffn.width,
-            ffn.rank_out,
-            out.stride(0),
-            **tiles.constants(ffn.activation, ffn.b1 is not None),
-            num_warps=tiles.num_warps,
-        )
+    prepare_hopper(ffn, tiles, out)(ffn, out)
     return out
 
 
-def _describable(matrix: torch.Tensor) -> bool:
-    """Whether TMA can read it: last stride 1, rows that start on 16 bytes."""
-    rows_at = matrix.stride(0) * matrix.element_size()
-    return matrix.stride(1) == 1 and rows_at % 16 == 0 and matrix.data_ptr() % 16 == 0
+def prepare_hopper(
+    ffn: FfnOperands, tiles: HopperTiles, out: torch.Tensor
+) -> Callable[[FfnOperands, torch.Tensor], None]:
+    """What does the same for operands and an output that look like these, there as [..., R]. It keeps no tensor."""
+    from flashsvd.kernels.ffn.hopper_kernel import ffn_hopper_kernel
 
+    (read, read_tail), (kept, kept_tail) = tiles.rank_in, tiles.rank_out
+    m, d = tiles.block_m, tiles.block_d
+    parts = {
+        "p_desc": (ffn.p, (m, read)),
+        "p_tail_desc": (ffn.p, (m, read_tail)),
+        "u_desc": (ffn.u1, (d, read)),
+        "u_tail_desc": (ffn.u1, (d, read_tail)),
+        "v_desc": (ffn.v2, (kept, d)),
+        "v_tail_desc": (ffn.v2, (kept_tail, d)),
+    }
+    described = {name: descriptors(*part) for name, part in parts.items() if all(part[1])}
+    absent = dict.fromkeys(parts.keys() - described.keys())
+    launch = Launch(
+        ffn_hopper_kernel,
+        (math.ceil(ffn.rows / m),),
+        (*described, "b1", "out"),
+        {
+            **absent,
+            "rows": ffn.rows,
+            "width": ffn.width,
+            "rank_out": ffn.rank_out,
+            "out_stride": out.stride(0),
+            **tiles.constants(ffn.activation, ffn.b1 is not None),
+        },
+        ffn.p.device,
+        num_warps=tiles.num_warps,
+    )
+    sources = {"p": 0, "u": 1, "v": 2}
+    makers = tuple((make, sources[name[0]]) for name, make in described.items())
 
-def _descriptor(matrix: torch.Tensor, rows: int, columns: int) -> Any:
-    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+    def start(ffn: FfnOperands, out: torch.Tensor) -> None:
+        # What is contiguous lies in memory as its matrix does.
+        p = ffn.p if ffn.p.is_contiguous() else as_matrix(ffn.p)
+        matrices = (p, ffn.u1, ffn.v2)
+        launch(
+            *[make(matrices[source]) for make, source in makers],
+            p if ffn.b1 is None else ffn.b1.contiguous(),
+            out,
+        )
 
-    layout = layout_of(rows, columns, matrix.dtype)
-    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns], layout)
-
-
-@functools.cache
-def layout_of(rows: int, columns: int, dtype: torch.dtype) -> Any:
-    """How a tile lies in shared memory."""
-    from triton.experimental.gluon import language as gl
-
-    kind = gl.bfloat16 if dtype == torch.bfloat16 else gl.float16
-    return gl.NVMMASharedLayout.get_default_for([rows, columns], kind)
-
-
-@functools.cache
-def _has_gluon() -> bool:
-    try:
-        return find_spec("triton.experimental.gluon.language.nvidia.hopper") is not None
-    except ModuleNotFoundError:
-        return False
+    return start

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from flashsvd.kernels.ffn.hopper import hopper_tiles, layout_of
-
-SM = 90
+from flashsvd.kernels.ffn.hopper import hopper_tiles
+from flashsvd.kernels.gluon_case import gluon_source
 
 
 @dataclass(frozen=True)
@@ -25,43 +24,32 @@ class HopperCase:
 
     def source(self) -> tuple[Any, dict[str, int]]:
         """What Triton compiles, and its launch options."""
-        from triton.experimental.gluon._runtime import GluonASTSource
-
         from flashsvd.kernels.ffn.hopper_kernel import ffn_hopper_kernel
 
         tiles = hopper_tiles(self.rows, self.rank_in, self.rank_out)
         assert tiles is not None
         name = {torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype]
-
-        def described(rows: int, columns: int) -> str:
-            if not rows * columns:
-                return "constexpr"
-            return f"tensordesc<{name}{[rows, columns]},{layout_of(rows, columns, self.dtype)!r}>"
-
         (read, read_tail), (kept, kept_tail), d = tiles.rank_in, tiles.rank_out, tiles.block_d
-        signature = {
-            "p_desc": described(tiles.block_m, read),
-            "p_tail_desc": described(tiles.block_m, read_tail),
-            "u_desc": described(d, read),
-            "u_tail_desc": described(d, read_tail),
-            "v_desc": described(kept, d),
-            "v_tail_desc": described(kept_tail, d),
-            "b1": f"*{name}",
-            "out": f"*{name}",
-            **dict.fromkeys(("rows", "width", "rank_out", "out_stride"), "i32"),
+        described = {
+            "p_desc": (tiles.block_m, read),
+            "p_tail_desc": (tiles.block_m, read_tail),
+            "u_desc": (d, read),
+            "u_tail_desc": (d, read_tail),
+            "v_desc": (kept, d),
+            "v_tail_desc": (kept_tail, d),
         }
-        constants: dict[str, Any] = {key: None for key, kind in signature.items() if kind == "constexpr"}
-        constants |= tiles.constants(self.activation, has_bias=True)
-        names = ffn_hopper_kernel.arg_names
-        divisible = {
-            (names.index(key),): [["tt.divisibility", 16]]
-            for key, kind in signature.items()
-            if kind in ("i32", f"*{name}")
-        }
-        signature |= dict.fromkeys(constants, "constexpr")
-        return GluonASTSource(ffn_hopper_kernel, signature, constants, divisible), {
-            "num_warps": tiles.num_warps
-        }
+        source = gluon_source(
+            ffn_hopper_kernel,
+            self.dtype,
+            {part: tile if all(tile) else None for part, tile in described.items()},
+            {
+                "b1": f"*{name}",
+                "out": f"*{name}",
+                **dict.fromkeys(("rows", "width", "rank_out", "out_stride"), "i32"),
+            },
+            tiles.constants(self.activation, has_bias=True),
+        )
+        return source, {"num_warps": tiles.num_warps}
 
 
 def hopper_cases() -> tuple[HopperCase, ...]:

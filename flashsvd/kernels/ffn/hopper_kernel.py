@@ -178,7 +178,14 @@ def ffn_hopper_kernel(
         started = _first(ps, pt, us.index(ahead), ut.index(ahead), T1, BM, BD, TL)
         if HAS_BIAS:
             t += gl.load(b1 + j * BD + d, mask=j * BD + d < width, other=0.0).to(gl.float32)[None, :]
-        h = _activate(t, ACTIVATION).to(dtype)
+        wide = _activate(t, ACTIVATION)
+        # The second product reads h from registers while it runs, and every block's h is in the same ones: block
+        # j - 1's has to be over before they are written. Without this wait up to three rows of four were wrong.
+        if T2:
+            wide, acc, acc_tail = warpgroup_mma_wait(2 if T1 else 1, deps=[wide, acc, acc_tail])
+        else:
+            wide, acc = warpgroup_mma_wait(2 if T1 else 1, deps=[wide, acc])
+        h = wide.to(dtype)
         stage = j % STAGES
         mbarrier.wait(v_bar.index(stage), (j // STAGES) & 1)
         acc = warpgroup_mma(gl.convert_layout(h, HL), vs.index(stage).permute((1, 0)), acc, is_async=True)

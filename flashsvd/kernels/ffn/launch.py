@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
-from flashsvd.kernels.backend import interpreting, on_device
-from flashsvd.kernels.ffn.operands import FfnOperands
+from flashsvd.kernels.backend import interpreting
+from flashsvd.kernels.ffn.operands import FfnOperands, as_matrix
 from flashsvd.kernels.ffn.tiles import FfnTiles
 from flashsvd.kernels.ffn.triton_kernel import ffn_kernel
+from flashsvd.kernels.starter import Launch
 
 
 def launch_ffn(ffn: FfnOperands, tiles: FfnTiles, out: torch.Tensor) -> torch.Tensor:
@@ -17,46 +19,62 @@ def launch_ffn(ffn: FfnOperands, tiles: FfnTiles, out: torch.Tensor) -> torch.Te
 
     Source: FlashSVD, arXiv 2508.01506, FFN v1 and v2.
     """
-    p = ffn.p
-    u1, v2 = _rows_in_memory(ffn.u1), _rows_in_memory(ffn.v2)
-    # p and v2 stand in for what this call does not have and the kernel then never reads.
-    up_p, up_u = (p, u1) if ffn.up_p is None or ffn.up_u is None else (ffn.up_p, _rows_in_memory(ffn.up_u))
-    u2 = v2 if ffn.u2 is None else _rows_in_memory(ffn.u2)
-    matrices = (p, u1, up_p, up_u, v2, u2, out)
-    strides = tuple(matrix.stride(0) for matrix in matrices)
-    grid = (math.ceil(ffn.rows / tiles.block_m) * tiles.out_blocks(ffn.rank_out),)
-    with on_device(p):
-        ffn_kernel[grid](
-            p,
-            u1,
-            p if ffn.b1 is None else ffn.b1.contiguous(),
-            up_p,
-            up_u,
-            p if ffn.up_b is None else ffn.up_b.contiguous(),
-            v2,
-            u2,
-            p if ffn.b2 is None else ffn.b2.contiguous(),
-            out,
-            ffn.rows,
-            ffn.width,
-            ffn.rank_in,
-            ffn.rank_up,
-            ffn.rank_out,
-            ffn.out_width,
-            *strides,
+    prepare_launch(ffn, tiles, out)(ffn, out)
+    return out
+
+
+def prepare_launch(
+    ffn: FfnOperands, tiles: FfnTiles, out: torch.Tensor
+) -> Callable[[FfnOperands, torch.Tensor], None]:
+    """What does the same for operands and an output that look like these, there as [..., R]. It keeps no tensor."""
+    matrices = _matrices(ffn)
+    strides = tuple(matrix.stride(0) for matrix in (*matrices, out))
+    launch = Launch(
+        ffn_kernel,
+        (math.ceil(ffn.rows / tiles.block_m) * tiles.out_blocks(ffn.rank_out),),
+        ("p", "u1", "up_p", "up_u", "v2", "u2", "b1", "up_b", "b2", "out"),
+        {
+            "rows": ffn.rows,
+            "width": ffn.width,
+            "rank_in": ffn.rank_in,
+            "rank_up": ffn.rank_up,
+            "rank_out": ffn.rank_out,
+            "out_width": ffn.out_width,
+            **{f"{name}_stride": stride for name, stride in zip(_STRIDED, strides, strict=True)},
             **ffn_constants(
                 ffn.activation,
-                p.dtype,
+                ffn.p.dtype,
                 (ffn.width, ffn.rank_in, ffn.rank_up, ffn.rank_out, ffn.out_width),
                 (ffn.b1 is not None, ffn.up_b is not None, ffn.b2 is not None),
                 strides,
                 tiles,
                 nvidia=not interpreting() and torch.version.hip is None,
             ),
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
-        )
-    return out
+        },
+        ffn.p.device,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
+
+    def start(ffn: FfnOperands, out: torch.Tensor) -> None:
+        matrices = _matrices(ffn)
+        biases = (matrices[0] if bias is None else bias.contiguous() for bias in (ffn.b1, ffn.up_b, ffn.b2))
+        launch(*matrices, *biases, out)
+
+    return start
+
+
+_STRIDED = ("p", "u1", "up_p", "up_u", "v2", "u2", "out")
+
+
+def _matrices(ffn: FfnOperands) -> tuple[torch.Tensor, ...]:
+    """p, u1, up_p, up_u, v2, u2, all with last stride 1; p, u1 and v2 stand in for what this call does not have and
+    the kernel then never reads."""
+    p, u1, v2 = as_matrix(ffn.p), _rows_in_memory(ffn.u1), _rows_in_memory(ffn.v2)
+    up_p, up_u = p, u1
+    if ffn.up_p is not None and ffn.up_u is not None:
+        up_p, up_u = as_matrix(ffn.up_p), _rows_in_memory(ffn.up_u)
+    return p, u1, up_p, up_u, v2, v2 if ffn.u2 is None else _rows_in_memory(ffn.u2)
 
 
 def ffn_constants(

@@ -70,6 +70,15 @@ class FfnOperands(NamedTuple):
         """Columns of the result: N or R2."""
         return self.out_width or self.rank_out
 
+    def as_matrices(self) -> FfnOperands:
+        """The same where p and up_p are [..., R], those as matrices; copied where no view is one."""
+        return self._replace(p=as_matrix(self.p), up_p=None if self.up_p is None else as_matrix(self.up_p))
+
+
+def as_matrix(x: torch.Tensor) -> torch.Tensor:
+    """An x [..., R] as [M, R], copied where no view is one."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
 
 def checked(ffn: FfnOperands, names: tuple[str, str, str] = ("p", "u1", "b1")) -> FfnOperands:
     """`ffn` with p and up_p, [..., R] so far, as matrices; `names` are the activated branch's for the messages.
@@ -111,10 +120,7 @@ def checked(ffn: FfnOperands, names: tuple[str, str, str] = ("p", "u1", "b1")) -
             check_tensor("b2", ffn.b2, (ffn.out_width,), p, like_name=p_name)
     if ffn.activation not in ACTIVATIONS:
         raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {ffn.activation!r}")
-    return ffn._replace(
-        p=p.reshape(-1, ffn.rank_in),
-        up_p=None if ffn.up_p is None else ffn.up_p.reshape(-1, ffn.rank_up),
-    )
+    return ffn.as_matrices()
 
 
 def checked_out(out: torch.Tensor, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:

@@ -1,22 +1,38 @@
-"""Carries out a checked call on the backend named: the kernel, chunks through cuBLAS, or tiles on a CPU."""
+"""How a checked call is carried out on the backend named: the kernel, chunks through cuBLAS, or tiles on a CPU."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 
+from flashsvd.kernels.arguments import check_compiled
 from flashsvd.kernels.backend import Backend
-from flashsvd.kernels.ffn.hopper import HopperTiles, hopper_reads, launch_hopper
-from flashsvd.kernels.ffn.operands import FfnOperands
+from flashsvd.kernels.ffn.hopper import HopperTiles, hopper_reads, prepare_hopper
+from flashsvd.kernels.ffn.naive import naive_ffn
+from flashsvd.kernels.ffn.operands import FfnOperands, as_matrix
 from flashsvd.kernels.ffn.plan import FfnPlan, ffn_plan
-from flashsvd.kernels.ffn.stream import stream_ffn
+from flashsvd.kernels.ffn.stream import Gate, gate_in_torch, stream_ffn
 from flashsvd.kernels.ffn.tiles import FfnTiles, ffn_tiles
 from flashsvd.kernels.tiles import ffn_stream_tiles
 
+Start = Callable[[FfnOperands, torch.Tensor], object]
+"""Fills an output [..., R2 or N] from operands whose p and up_p are [..., R]."""
 
-def run_ffn(ffn: FfnOperands, out: torch.Tensor, backend: Backend) -> None:
-    """Fills `out` [M, R2 or N]. On "triton" as `ffn_plan` says; "interpret" takes the kernel wherever it can."""
+
+def prepare_ffn(ffn: FfnOperands, out: torch.Tensor, backend: Backend) -> Start:
+    """What fills an `out` for operands that look like these, which are checked and given as matrices, and that share
+    memory with it where these do. It keeps no tensor.
+
+    On "triton" as `ffn_plan` says; "interpret" takes the kernel wherever it can. Raises InputError for float64 there.
+    """
+    if ffn.rows == 0:
+        return _nothing
+    if backend == "naive":
+        return _naive
+    if backend != "torch":
+        check_compiled(ffn.p)
     if backend == "interpret":
         tiles = ffn_tiles(
             ffn.rows,
@@ -28,8 +44,7 @@ def run_ffn(ffn: FfnOperands, out: torch.Tensor, backend: Backend) -> None:
             out_width=ffn.out_width,
         )
         if not ffn.out_width or tiles.out_blocks(ffn.rank_out) == 1:
-            _kernel(ffn, tiles, out)
-            return
+            return _kernel(ffn, tiles, out)
     if not ffn.p.is_cuda:
         stream = ffn_stream_tiles(
             ffn.rows,
@@ -38,19 +53,28 @@ def run_ffn(ffn: FfnOperands, out: torch.Tensor, backend: Backend) -> None:
             gated=ffn.rank_up > 0,
             rank_out=ffn.rank_out if ffn.out_width else 0,
         )
-        _stream(ffn, out, stream.block_m, stream.block_d)
-        return
+        return _stream(ffn, out, stream.block_m, stream.block_d)
     plan = plan_of(ffn)
     if backend == "triton" and isinstance(plan.tiles, HopperTiles):
         # A program has read its rows before it writes them.
-        target = out if _may_write(ffn, out, True) else torch.empty_like(out)
-        launch_hopper(ffn, plan.tiles, target)
-        if target is not out:
-            out.copy_(target)
-    elif backend == "triton" and isinstance(plan.tiles, FfnTiles):
-        _kernel(ffn, plan.tiles, out)
-    else:
-        _stream(ffn, out, plan.chunk_rows or min(ffn.rows, 4096), ffn.width)
+        return _into(ffn, out, True, functools.partial(prepare_hopper, ffn, plan.tiles))
+    if backend == "triton" and isinstance(plan.tiles, FfnTiles):
+        return _kernel(ffn, plan.tiles, out)
+    gate = gate_in_torch
+    if backend == "triton" and ffn.rank_up:
+        from flashsvd.kernels.ffn.gate_kernel import apply_gate
+
+        gate = apply_gate
+    return _stream(ffn, out, plan.chunk_rows or min(ffn.rows, 4096), ffn.width, gate)
+
+
+def _nothing(*_: object) -> None:
+    """The result of no rows."""
+
+
+@torch.no_grad()
+def _naive(ffn: FfnOperands, out: torch.Tensor) -> None:
+    as_matrix(out).copy_(naive_ffn(ffn.as_matrices()))
 
 
 def plan_of(ffn: FfnOperands) -> FfnPlan:
@@ -77,24 +101,40 @@ def _gpu(device: torch.device) -> tuple[str, int]:
     return f"sm_{properties.major}{properties.minor}", properties.multi_processor_count
 
 
-def _kernel(ffn: FfnOperands, tiles: FfnTiles, out: torch.Tensor) -> None:
-    from flashsvd.kernels.ffn.launch import launch_ffn
+def _kernel(ffn: FfnOperands, tiles: FfnTiles, out: torch.Tensor) -> Start:
+    from flashsvd.kernels.ffn.launch import prepare_launch
 
     # A program has read all of its rows before it writes them, but not those of the next output block's.
     alone = tiles.out_blocks(ffn.rank_out) == 1
-    target = out if _may_write(ffn, out, alone) else torch.empty_like(out)
-    launch_ffn(ffn, tiles, target)
-    if target is not out:
-        out.copy_(target)
+    return _into(ffn, out, alone, functools.partial(prepare_launch, ffn, tiles))
 
 
-def _stream(ffn: FfnOperands, out: torch.Tensor, block_m: int, block_d: int) -> None:
+def _stream(
+    ffn: FfnOperands, out: torch.Tensor, block_m: int, block_d: int, gate: Gate = gate_in_torch
+) -> Start:
+    def start(ffn: FfnOperands, out: torch.Tensor) -> None:
+        stream_ffn(ffn.as_matrices(), as_matrix(out), block_m, block_d, gate)
+
     # As above: with several tiles along D, the second would read what the first has written.
-    whole = block_d >= ffn.width or ffn.out_width > 0
-    target = out if _may_write(ffn, out, whole) else torch.empty_like(out)
-    stream_ffn(ffn, target, block_m, block_d)
-    if target is not out:
-        out.copy_(target)
+    return _into(ffn, out, block_d >= ffn.width or ffn.out_width > 0, lambda _: start)
+
+
+def _into(
+    ffn: FfnOperands, out: torch.Tensor, rows_are_read_first: bool, prepare: Callable[[torch.Tensor], Start]
+) -> Start:
+    """What `prepare` makes for `out`, or by way of other memory for an `out` that may not be written to at once."""
+    if _may_write(ffn, out, rows_are_read_first):
+        return prepare(out)
+    shape = out.shape
+    start_elsewhere = prepare(torch.empty(*shape, dtype=out.dtype, device=out.device))
+
+    @torch.no_grad()
+    def start(ffn: FfnOperands, out: torch.Tensor) -> None:
+        target = torch.empty(*shape, dtype=out.dtype, device=out.device)
+        start_elsewhere(ffn, target)
+        as_matrix(out).copy_(target)
+
+    return start
 
 
 def _may_write(ffn: FfnOperands, out: torch.Tensor, rows_are_read_first: bool) -> bool:

@@ -3,14 +3,27 @@ rows at a time through cuBLAS. Each tile's memory is reused."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from flashsvd.kernels.ffn.activation import activate_
 from flashsvd.kernels.ffn.operands import FfnOperands
 
+Gate = Callable[[torch.Tensor, torch.Tensor, str], None]
+"""Writes act(gate)·up over the gate, both contiguous."""
+
+
+def gate_in_torch(gate: torch.Tensor, up: torch.Tensor, activation: str) -> None:
+    """`Gate` in two ops."""
+    activate_(gate, activation)
+    gate.mul_(up)
+
 
 @torch.no_grad()
-def stream_ffn(ffn: FfnOperands, out: torch.Tensor, block_m: int, block_d: int) -> torch.Tensor:
+def stream_ffn(
+    ffn: FfnOperands, out: torch.Tensor, block_m: int, block_d: int, gate: Gate = gate_in_torch
+) -> torch.Tensor:
     """Fills `out` [M, R2], or [M, N] with an output factor, by tiles of `block_m` rows and `block_d` columns of
     the wide activation.
 
@@ -35,9 +48,11 @@ def stream_ffn(ffn: FfnOperands, out: torch.Tensor, block_m: int, block_d: int) 
             size = shape[0] * shape[1]
             # [BM, BD]
             t = _product(ffn.p[m], ffn.u1[d], ffn.b1, d, tile[:size].view(shape))
-            activate_(t, ffn.activation)
             if ffn.up_p is not None and ffn.up_u is not None:
-                t.mul_(_product(ffn.up_p[m], ffn.up_u[d], ffn.up_b, d, tile[size : 2 * size].view(shape)))
+                up = _product(ffn.up_p[m], ffn.up_u[d], ffn.up_b, d, tile[size : 2 * size].view(shape))
+                gate(t, up, ffn.activation)
+            else:
+                activate_(t, ffn.activation)
             if column == 0:
                 torch.mm(t, ffn.v2[:, d].T, out=s)
             else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -11,14 +13,19 @@ from flashsvd.kernels.arguments import check_activation, check_tensor
 from flashsvd.kernels.backend import resolve
 from flashsvd.kernels.norm.naive import naive_norm
 from flashsvd.kernels.norm.stream import stream_norm
+from flashsvd.kernels.starter import Kept, looks
 
 __all__ = ["KINDS", "fused_norm"]
 
 Kind = Literal["layer", "rms"]
 KINDS: tuple[Kind, ...] = ("layer", "rms")
 
+Start = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor], object]
+"""Norms x with weight, shift and bias into out."""
 
-@torch.no_grad()
+_starts: Kept[Start] = Kept()
+
+
 def fused_norm(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -44,6 +51,29 @@ def fused_norm(
     >>> fused_norm(x, torch.ones(8), None, 1e-6, out=x) is x
     True
     """
+    eps = float(eps)
+    if out is None and isinstance(x, torch.Tensor):
+        out = torch.empty_like(x)
+    key = looks((x, weight, shift, bias, out), eps, kind, backend)
+    start = _starts.find(key)
+    if start is None:
+        start = _starts.keep(key, _prepared(x, weight, shift, eps, bias, kind, out, backend))
+    assert out is not None
+    start(x, weight, shift, bias, out)
+    return out
+
+
+def _prepared(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    shift: torch.Tensor | None,
+    eps: float,
+    bias: torch.Tensor | None,
+    kind: Kind,
+    out: torch.Tensor | None,
+    backend: str | None,
+) -> Start:
+    """What norms tensors that look like these, which are checked; it keeps none of them."""
     check_activation("x", x)
     if x.dim() < 1 or kind not in KINDS:
         raise InputError(
@@ -53,22 +83,40 @@ def fused_norm(
         if vector is not None:
             check_tensor(name, vector, (x.shape[-1],), x, like_name="x")
             check_activation(name, vector)
-    out = torch.empty_like(x) if out is None else out
+    assert out is not None
     check_activation("out", out)
     check_tensor("out", out, tuple(x.shape), x, like_name="x")
     chosen = resolve(backend, x.device)
     rows, target = _rows("x", x), _rows("out", out)
     if rows.numel() == 0:
-        return out
-    if chosen == "naive":
-        target.copy_(naive_norm(rows, weight, shift, eps, bias, kind))
-    elif chosen == "torch":
-        stream_norm(rows, weight, shift, eps, bias, kind, target)
-    else:
-        from flashsvd.kernels.norm.launch import launch_norm
+        return _nothing
+    if chosen in ("naive", "torch"):
+        return functools.partial(_in_torch, chosen == "naive", eps, kind)
+    from flashsvd.kernels.norm.launch import prepare_norm
 
-        launch_norm(rows, weight, shift, eps, bias, kind, target)
-    return out
+    return prepare_norm(rows, shift, eps, bias, kind, target)
+
+
+def _nothing(*_: object) -> None:
+    """The norm of no rows."""
+
+
+@torch.no_grad()
+def _in_torch(
+    naive: bool,
+    eps: float,
+    kind: Kind,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    shift: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    rows, target = _rows("x", x), _rows("out", out)
+    if naive:
+        target.copy_(naive_norm(rows, weight, shift, eps, bias, kind))
+    else:
+        stream_norm(rows, weight, shift, eps, bias, kind, target)
 
 
 def _rows(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -3,45 +3,60 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from flashsvd.kernels.arguments import check_compiled
-from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.norm.triton_kernel import norm_kernel
+from flashsvd.kernels.starter import Launch
 from flashsvd.kernels.tiles import row_tiles
 
 
-def launch_norm(
+def prepare_norm(
     x: torch.Tensor,
-    weight: torch.Tensor,
     shift: torch.Tensor | None,
     eps: float,
     bias: torch.Tensor | None,
     kind: str,
     out: torch.Tensor,
-) -> None:
-    """norm(x + bias)·weight + shift of x [M, N] into out [M, N]; arguments are already checked."""
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor], object]:
+    """What writes norm(x + bias)·weight + shift of an x [M, N] to an out [M, N] that look like these.
+
+    It takes x, weight, shift, bias and out, x and out also as [..., N]. Raises InputError for float64.
+    """
     check_compiled(x)
     rows, width = x.shape
     block_m, block_n = row_tiles(width)
-    with on_device(x):
-        norm_kernel[(math.ceil(rows / block_m),)](
-            x,
-            weight,
-            x if shift is None else shift,
-            x if bias is None else bias,
-            out,
-            rows,
-            x.stride(0),
-            out.stride(0),
-            eps,
-            N=width,
-            IS_LAYER=kind == "layer",
-            HAS_SHIFT=shift is not None,
-            HAS_BIAS=bias is not None,
-            BLOCK_M=block_m,
-            BLOCK_N=block_n,
-            num_warps=4,
-            num_stages=1,
-        )
+    launch = Launch(
+        norm_kernel,
+        (math.ceil(rows / block_m),),
+        ("x", "weight", "shift", "bias", "out"),
+        {
+            "rows": rows,
+            "x_stride": x.stride(0),
+            "out_stride": out.stride(0),
+            "eps": eps,
+            "N": width,
+            "IS_LAYER": kind == "layer",
+            "HAS_SHIFT": shift is not None,
+            "HAS_BIAS": bias is not None,
+            "BLOCK_M": block_m,
+            "BLOCK_N": block_n,
+        },
+        x.device,
+        num_warps=4,
+        num_stages=1,
+    )
+
+    def start(
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        shift: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        out: torch.Tensor,
+    ) -> None:
+        # x stands in for what the kernel then never reads.
+        launch(x, weight, x if shift is None else shift, x if bias is None else bias, out)
+
+    return start

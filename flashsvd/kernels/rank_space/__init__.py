@@ -8,21 +8,40 @@ ordinary attention whose head dim is the rank.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 
 from flashsvd.errors import InputError
 from flashsvd.kernels.arguments import check_activation, check_key_mask, check_tensor, may_overlap
-from flashsvd.kernels.backend import resolve
+from flashsvd.kernels.backend import Backend, resolve
 from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.rank_space.naive import naive_rank_space
 from flashsvd.kernels.rank_space.stream import stream_rank_space
+from flashsvd.kernels.starter import Kept, looks
 
 __all__ = ["rank_space_attention"]
 
+Start = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], object]
+"""Attends with q, k, v and a key mask, into out, which comes fourth."""
 
-@torch.no_grad()
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What is known of all inputs that look alike: they fit, and this is what comes of them."""
+
+    shape: tuple[int, int, int]
+    backend: Backend
+    starts: Kept[Start] = field(default_factory=lambda: Kept(16))
+    """By what `out` looks like and how far it is from q, k and v."""
+
+
+_inputs: Kept[_Inputs] = Kept()
+
+
 def rank_space_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -63,24 +82,75 @@ def rank_space_attention(
     >>> rank_space_attention(q, k, v, score=score, value=value).shape
     torch.Size([1, 7, 6])
     """
-    shape = _check(q, k, v, score, value, kv_group, scale, key_mask)
-    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 0):
-        raise InputError(f"window must be a whole number of at least 0, or None, got {window!r}")
-    chosen = resolve(backend, q.device)
+    scale = float(scale)
+    # Whole numbers are told from booleans and floats, which equal some.
+    numbers = (kv_group, type(kv_group), window, type(window), scale)
+    key = looks((q, k, v, key_mask), score, value, numbers, backend)
+    inputs = _inputs.find(key)
+    if inputs is None:
+        shape = _check(q, k, v, score, value, kv_group, scale, key_mask, window)
+        inputs = _inputs.keep(key, _Inputs(shape, resolve(backend, q.device)))
+    given = out is not None
+    place: tuple[object, ...] | None
     if out is None:
-        out = torch.empty(*shape, dtype=q.dtype, device=q.device)
-    else:
-        _check_out(out, shape, q, k, v, score.ranks == value.ranks)
-    if out.numel() == 0:
-        return out
-    arguments = (q, k, v, out, score, value, kv_group, float(scale), key_mask, window)
-    if chosen == "naive":
-        return naive_rank_space(*arguments)
-    if chosen == "torch":
-        return stream_rank_space(*arguments)
-    from flashsvd.kernels.rank_space.launch import launch_rank_space
+        out = torch.empty(*inputs.shape, dtype=q.dtype, device=q.device)
+        place = looks((out,))
+    elif place := looks((out,)):
+        at = out.data_ptr()
+        place = (place, at - q.data_ptr(), at - k.data_ptr(), at - v.data_ptr())
+    start = inputs.starts.find(place)
+    if start is None:
+        if given:
+            _check_out(out, inputs.shape, q, k, v, score.ranks == value.ranks)
+        options = (score, value, kv_group, scale, key_mask, window)
+        start = inputs.starts.keep(place, _prepared(inputs.backend, q, k, v, out, *options))
+    start(q, k, v, out, key_mask)
+    return out
 
-    return launch_rank_space(*arguments)
+
+def _prepared(
+    backend: Backend,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    score: HeadLayout,
+    value: HeadLayout,
+    kv_group: int,
+    scale: float,
+    key_mask: torch.Tensor | None,
+    window: int | None,
+) -> Start:
+    """What attends with tensors that look like these, which are checked; it keeps none of them."""
+    if out.numel() == 0:
+        return _nothing
+    if backend in ("naive", "torch"):
+        run = naive_rank_space if backend == "naive" else stream_rank_space
+        return functools.partial(_in_torch, run, score, value, kv_group, scale, window)
+    from flashsvd.kernels.rank_space.launch import prepare_rank_space
+
+    return prepare_rank_space(q, k, v, out, score, value, kv_group, scale, key_mask, window)
+
+
+def _nothing(*_: object) -> None:
+    """Attention of no queries."""
+
+
+@torch.no_grad()
+def _in_torch(
+    run: Callable[..., torch.Tensor],
+    score: HeadLayout,
+    value: HeadLayout,
+    kv_group: int,
+    scale: float,
+    window: int | None,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    key_mask: torch.Tensor | None,
+) -> None:
+    run(q, k, v, out, score, value, kv_group, scale, key_mask, window)
 
 
 def _check(
@@ -92,6 +162,7 @@ def _check(
     kv_group: int,
     scale: float,
     key_mask: torch.Tensor | None,
+    window: int | None,
 ) -> tuple[int, int, int]:
     """The output's shape, once every argument but `out` is known to fit."""
     for name, layout in (("score", score), ("value", value)):
@@ -119,6 +190,8 @@ def _check(
     check_tensor("v", v, (batch, seq, value.p_width), q, like_name="q")
     if key_mask is not None:
         check_key_mask(key_mask, q, like_name="q")
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 0):
+        raise InputError(f"window must be a whole number of at least 0, or None, got {window!r}")
     return batch, seq, kv_group * value.p_width
 
 

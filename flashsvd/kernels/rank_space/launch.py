@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 
 from flashsvd.kernels.arguments import check_compiled
-from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.layout import HeadLayout
+from flashsvd.kernels.rank_space.hopper import hopper_takes, prepare_hopper
 from flashsvd.kernels.rank_space.triton_kernel import rank_space_kernel
+from flashsvd.kernels.starter import Launch
 from flashsvd.kernels.tiles import RankSpaceTiles, rank_space_tiles
 
 _ALIGN = 8
 """Elements of a half type in 16 bytes."""
 
+Start = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], object]
 
-def launch_rank_space(
+
+def prepare_rank_space(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -28,47 +32,70 @@ def launch_rank_space(
     scale: float,
     key_mask: torch.Tensor | None,
     window: int | None,
-) -> torch.Tensor:
-    """softmax(q kᵀ·scale) v in `out`, by `rank_space_kernel`; arguments are already checked.
+) -> Start:
+    """What writes softmax(q kᵀ·scale) v to `out`, given q, k, v, out and key_mask that look like these, which are
+    already checked. It keeps none of them.
 
     Raises InputError for float64 and for value ranks of which no tile fits on chip.
     """
     check_compiled(q)
     if _is_loose(q, k, v, score, value):
-        return _launch_aligned(q, k, v, out, score, value, kv_group, scale, key_mask, window)
+        return functools.partial(_launch_aligned, score, value, kv_group, scale, window)
+    if hopper_takes(q, k, v, score, value, kv_group, window):
+        return prepare_hopper(q, k, v, out, score, value, scale, key_mask)
+    return _prepare_triton(q, k, v, out, score, value, kv_group, scale, key_mask, window)
+
+
+def _prepare_triton(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    score: HeadLayout,
+    value: HeadLayout,
+    kv_group: int,
+    scale: float,
+    key_mask: torch.Tensor | None,
+    window: int | None,
+) -> Start:
+    """By `rank_space_kernel`."""
     batch, seq = q.shape[:2]
     heads = score.heads * kv_group
-    # As (batch, row) pairs, in the kernel's order.
-    strides = [stride for tensor in (q, k, v, out) for stride in tensor.stride()[:2]]
-    align = math.gcd(16, *strides)
-    units = [stride // align for stride in strides]
-    # As bytes: how a one-bit type is laid out in memory is nobody's promise.
-    mask = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
-    tiles, constants = _prepared(
-        seq, score, value, q.dtype, kv_group, mask is not None, window is not None, align
+    strides = {
+        f"{name}_stride_{letter}": tensor.stride(axis)
+        for name, tensor in (("q", q), ("k", k), ("v", v), ("out", out))
+        for axis, letter in enumerate("bs")
+    }
+    align = math.gcd(16, *strides.values())
+    tiles, constants = _tiled(
+        seq, score, value, q.dtype, kv_group, key_mask is not None, window is not None, align
     )
-    grid = (math.ceil(seq / tiles.block_m) * heads * batch,)
-    with on_device(q):
-        rank_space_kernel[grid](
-            q,
-            *units[0:2],
-            k,
-            *units[2:4],
-            v,
-            *units[4:6],
-            out,
-            *units[6:8],
-            out if mask is None else mask,
-            _span_table(score, value, q.device),
-            seq,
-            heads,
-            scale * math.log2(math.e),
-            window or 0,
+    launch = Launch(
+        rank_space_kernel,
+        (math.ceil(seq / tiles.block_m) * heads * batch,),
+        ("q", "k", "v", "out", "key_mask", "span_table"),
+        {
+            **{name: stride // align for name, stride in strides.items()},
+            "seq": seq,
+            "heads": heads,
+            "scale_log2": scale * math.log2(math.e),
+            "window": window or 0,
             **constants,
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
-        )
-    return out
+        },
+        q.device,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
+    spans = _span_table(score, value, q.device)
+
+    def start(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, key_mask: torch.Tensor | None
+    ) -> None:
+        # As bytes: how a one-bit type is laid out in memory is nobody's promise.
+        mask = out if key_mask is None else key_mask.contiguous().view(torch.uint8)
+        launch(q, k, v, out, mask, spans)
+
+    return start
 
 
 def _is_loose(
@@ -82,36 +109,37 @@ def _is_loose(
     return any(start % _ALIGN for start in starts) or any(t.data_ptr() % 16 for t in (q, k, v))
 
 
+@torch.no_grad()
 def _launch_aligned(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
     score: HeadLayout,
     value: HeadLayout,
     kv_group: int,
     scale: float,
-    key_mask: torch.Tensor | None,
     window: int | None,
-) -> torch.Tensor:
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    key_mask: torch.Tensor | None,
+) -> None:
     """The same by way of copies whose ranks are padded with zeros, which change nothing."""
     wide_score, wide_value = _padded(score), _padded(value)
-    copies = [
+    wide_q, wide_k, wide_v = (
         _spread(tensor, layout, wide)
         for tensor, layout, wide in (
             (q, score.repeated(kv_group), wide_score.repeated(kv_group)),
             (k, score, wide_score),
             (v, value, wide_value),
         )
-    ]
+    )
     heads = wide_value.repeated(kv_group)
     wide_out = torch.empty(*q.shape[:2], heads.p_width, dtype=q.dtype, device=q.device)
-    launch_rank_space(
-        copies[0], copies[1], copies[2], wide_out, wide_score, wide_value, kv_group, scale, key_mask, window
+    start = _prepare_triton(
+        wide_q, wide_k, wide_v, wide_out, wide_score, wide_value, kv_group, scale, key_mask, window
     )
+    start(wide_q, wide_k, wide_v, wide_out, key_mask)
     for (to, _, rank), (at, _, _) in zip(value.repeated(kv_group).spans, heads.spans, strict=True):
         out[..., to : to + rank] = wide_out[..., at : at + rank]
-    return out
 
 
 def _padded(layout: HeadLayout) -> HeadLayout:
@@ -157,7 +185,7 @@ def rank_space_constants(
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepared(
+def _tiled(
     seq: int,
     score: HeadLayout,
     value: HeadLayout,

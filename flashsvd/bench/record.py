@@ -1,0 +1,145 @@
+"""Runs a sweep and saves each point as it is done; needs nothing of the command line.
+
+>>> from flashsvd.bench.record import record_encoder
+>>> record_encoder(
+...     "bert-base.parquet", "bert-base", ranks=[(40, 240, 240)], batch=[32], seq=[128, 512], dtype=["bf16"]
+... )  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flashsvd.bench.encoder import EncoderBench, EncoderRequest, check_fits_model
+from flashsvd.bench.random_factors import RANDOM
+from flashsvd.bench.rows import Point, Row
+from flashsvd.bench.saved import Place, SavedPoint, add_point, check_target
+from flashsvd.bench.sweep import R, product, run_points
+from flashsvd.bench.table import ceiling_line, machine_line, point_lines
+from flashsvd.errors import InputError
+from flashsvd.measure.ceilings import Ceilings, measure_ceilings
+from flashsvd.measure.machine import describe_machine
+from flashsvd.models.load import pick_device
+from flashsvd.results import PlanChoice
+from flashsvd.session import Session
+from flashsvd.spectra import Progress
+
+Plan = tuple[PlanChoice, tuple[str, str]]
+"""A plan, and the option and value by which the command line names it."""
+
+Measure = Callable[[R, Ceilings, Progress], tuple[str, tuple[Row, ...]]]
+
+
+def record_encoder(
+    path: Path | str,
+    model: str,
+    *,
+    ranks: Sequence[tuple[int, int, int]],
+    batch: Sequence[int],
+    seq: Sequence[int],
+    dtype: Sequence[str] = ("bf16",),
+    append: bool = False,
+    **options: Any,
+) -> None:
+    """`bench encoder MODEL ... --save PATH` as a function: every combination is measured, printed and saved.
+
+    Args:
+        path: the Parquet file; each point is in it as soon as it is done.
+        ranks: head, feed-forward, output each.
+        append: add to a file that is there; equal points are replaced.
+        options: other fields of `EncoderRequest`, such as engines, repeats, budget. method is "random" by default:
+            factors are drawn, nothing is decomposed.
+
+    Raises:
+        InputError: the file cannot be written or is there already, or a setting that cannot run.
+        Whatever `flashsvd.bench.encoder.bench_encoder` raises but for a point out of memory, which is saved as one.
+    """
+    plans = [(PlanChoice(ranks=triple), ("ranks", ",".join(map(str, triple)))) for triple in ranks]
+    fixed = {"model": model, "method": RANDOM, **options}
+    requests = encoder_requests(plans, batch=batch, seq=seq, dtype=dtype, **fixed)
+    session, target = Session(), Path(path)
+    tell = line_per_stage()
+    check_all(requests, target, append=append)
+    for request in requests:
+        check_fits_model(request, session)
+    place = measure_place(requests[0].device, tell)
+    print(f"{machine_line(place.machine)}\n{ceiling_line(place.ceilings)}", flush=True)
+    for point in measure_points(requests, EncoderBench(session), place, tell, save=target):
+        print("\n".join(["", *point_lines(point)]), flush=True)
+
+
+def line_per_stage() -> Progress:
+    """A progress that prints each new stage as one line on stderr: torch.compile may take minutes."""
+    last = ""
+
+    def tell(stage: str, _: float) -> None:
+        nonlocal last
+        if stage != last:
+            print(stage, file=sys.stderr, flush=True)
+        last = stage
+
+    return tell
+
+
+def encoder_requests(
+    plans: Sequence[Plan], *, batch: Sequence[int], seq: Sequence[int], dtype: Sequence[str], **fixed: Any
+) -> list[EncoderRequest]:
+    """Every combination, the plans of one shape next to each other: they share what is compiled.
+
+    Raises:
+        InputError: nothing to combine, or too many points.
+    """
+    points = product({"dtype": dtype, "batch": batch, "seq": seq, "plan": plans})
+    if not points:
+        raise InputError("a sweep needs at least one plan, batch, seq and dtype")
+    return [
+        EncoderRequest(choice=point["plan"][0], plan_option=point["plan"][1], **fixed, **_without_plan(point))
+        for point in points
+    ]
+
+
+def check_all(requests: Sequence[R], save: Path | None, *, append: bool) -> None:
+    """Raises InputError for a request that cannot run and for a file that cannot be written."""
+    for request in requests:
+        request.check()
+    if save is not None:
+        check_target(save, append=append)
+
+
+def measure_place(device: str, progress: Progress) -> Place:
+    """The machine as `device` names it, its ceilings measured now.
+
+    Raises:
+        InputError, DeviceError: no such device.
+    """
+    chosen = pick_device(device)
+    progress("Measuring the machine's ceilings", 0.0)
+    return Place.of(describe_machine(chosen), measure_ceilings(chosen))
+
+
+def measure_points(
+    requests: Sequence[R], measure: Measure[R], place: Place, progress: Progress, *, save: Path | None = None
+) -> Iterator[Point]:
+    """Measures one request after another; a point is given, and saved, as soon as it is done.
+
+    Raises what `measure` raises, except for running out of memory, which is that point's failure, and InputError
+    where the file cannot be written.
+    """
+    count = 0
+
+    def one(request: R) -> tuple[str, tuple[Row, ...]]:
+        words = f"[{count + 1}/{len(requests)}] "
+        return measure(request, place.ceilings, lambda stage, share: progress(words + stage, share))
+
+    for point in run_points(requests, one):
+        count += 1
+        if save is not None:
+            add_point(save, SavedPoint(point, place))
+        yield point
+
+
+def _without_plan(point: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in point.items() if name != "plan"}

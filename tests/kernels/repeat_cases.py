@@ -1,0 +1,54 @@
+"""Calls of the ops that can be made again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from flashsvd.kernels import HeadLayout, flash_svd_ffn, rank_space_attention
+from flashsvd.kernels.ffn import flash_svd_glu
+from flashsvd.kernels.norm import fused_norm
+
+LAYOUT = HeadLayout((8, 16))
+Call = Callable[[], torch.Tensor]
+
+
+def at(start: int, *shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
+    """Random numbers that start `start` elements behind 64 bytes."""
+    size = torch.Size(shape).numel()
+    held = torch.empty(size + start, dtype=dtype, device=device)
+    return held[start:].view(shape).copy_(torch.randn(shape))
+
+
+def norm_call(
+    start: int, rows: int, width: int, dtype: torch.dtype, backend: str | None, device: str
+) -> Call:
+    x, weight = (at(start, *shape, dtype=dtype, device=device) for shape in ((2, rows, width), (width,)))
+    bias = weight if rows % 2 else None
+    return lambda: fused_norm(x, weight, None, 1e-5, bias=bias, backend=backend)
+
+
+def rank_space_call(
+    start: int, rows: int, width: int, dtype: torch.dtype, backend: str | None, device: str
+) -> Call:
+    packed = at(start, 2, rows, 72 + 8 * (width // 8), dtype=dtype, device=device)
+    q, k, v = packed[..., :72].split(24, -1)
+    mask = (torch.arange(rows) % 5 < 4).expand(2, rows).to(device) if rows % 2 else None
+    return lambda: rank_space_attention(q, k, v, score=LAYOUT, value=LAYOUT, key_mask=mask, backend=backend)
+
+
+def ffn_call(start: int, rows: int, width: int, dtype: torch.dtype, backend: str | None, device: str) -> Call:
+    shapes = ((2, rows, 16), (width, 16), (width,), (24, width))
+    p, u1, b1, v2 = (at(start, *shape, dtype=dtype, device=device) for shape in shapes)
+    b1 = b1 if rows % 2 else None  # type: ignore[assignment]
+    return lambda: flash_svd_ffn(p, u1, b1, v2, activation="gelu", backend=backend)
+
+
+def glu_call(start: int, rows: int, width: int, dtype: torch.dtype, backend: str | None, device: str) -> Call:
+    shapes = ((rows, 16), (width, 16), (rows, 8), (width, 8), (24, width))
+    p, u, up_p, up_u, v2 = (at(start, *shape, dtype=dtype, device=device) for shape in shapes)
+    return lambda: flash_svd_glu(p, u, None, up_p, up_u, None, v2, activation="silu", backend=backend)
+
+
+CALLS = (norm_call, rank_space_call, ffn_call, glu_call)
