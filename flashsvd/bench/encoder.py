@@ -16,6 +16,7 @@ from flashsvd.bench.peaks import peak_bytes
 from flashsvd.bench.random_factors import RANDOM, random_spectra
 from flashsvd.bench.reference import EncoderJudge
 from flashsvd.bench.rows import Baselines, Row, command_of
+from flashsvd.bench.unmasked import unmasked
 from flashsvd.data import check_input_size, timing_ids
 from flashsvd.errors import InputError, OutOfMemoryError
 from flashsvd.factors import factorise
@@ -194,7 +195,8 @@ def bench_encoder(
         request.budget or _BUDGET_SECONDS[loaded.device.type],
     )
     contestants = {name: CONTESTANTS[name](setting) for name in dict.fromkeys(request.engines)}
-    rows = run_contest(contestants, EncoderJudge(setting), terms, progress)
+    with unmasked(encoder.model):
+        rows = run_contest(contestants, EncoderJudge(setting), terms, progress)
     return _about(loaded, plan), rows
 
 

@@ -37,7 +37,8 @@ def record_encoder(
     path: Path | str,
     model: str,
     *,
-    ranks: Sequence[tuple[int, int, int]],
+    ranks: Sequence[tuple[int, int, int]] = (),
+    keep: Sequence[float] = (),
     batch: Sequence[int],
     seq: Sequence[int],
     dtype: Sequence[str] = ("bf16",),
@@ -48,7 +49,7 @@ def record_encoder(
 
     Args:
         path: the Parquet file; each point is in it as soon as it is done.
-        ranks: head, feed-forward, output each.
+        ranks: head, feed-forward, output each. keep: shares of parameters to keep.
         append: add to a file that is there; equal points are replaced.
         options: other fields of `EncoderRequest`, such as engines, repeats, budget. method is "random" by default:
             factors are drawn, nothing is decomposed.
@@ -58,6 +59,7 @@ def record_encoder(
         Whatever `flashsvd.bench.encoder.bench_encoder` raises but for a point out of memory, which is saved as one.
     """
     plans = [(PlanChoice(ranks=triple), ("ranks", ",".join(map(str, triple)))) for triple in ranks]
+    plans += [(PlanChoice(keep=share), ("keep", str(share))) for share in keep]
     fixed = {"model": model, "method": RANDOM, **options}
     requests = encoder_requests(plans, batch=batch, seq=seq, dtype=dtype, **fixed)
     session, target = Session(), Path(path)

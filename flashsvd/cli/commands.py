@@ -12,6 +12,7 @@ from flashsvd.cli.models import models
 from flashsvd.cli.record import record
 from flashsvd.cli.report import report
 from flashsvd.cli.train_demo import train_demo
+from flashsvd.cli.tune import tune
 
 application = typer.Typer(
     name="flashsvd",
@@ -26,5 +27,6 @@ application.command("curve")(curve)
 application.command("record")(record)
 application.add_typer(bench, name="bench")
 application.command("report")(report)
+application.command("tune")(tune)
 application.command("train-demo")(train_demo)
 application.command("app")(app)

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from flashsvd.engines.absorb import Absorbed, AbsorbedValues
 from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear, projection
+from flashsvd.engines.packed import Run, factored_per_head, pack_heads, rebuilt
 from flashsvd.engines.sublayer import (
     Norm,
     Slices,
@@ -25,6 +26,7 @@ from flashsvd.errors import InputError
 from flashsvd.kernels.attention import flash_svd_attention
 from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.rank_space import rank_space_attention
+from flashsvd.kernels.rotary import rotate_heads
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
@@ -191,9 +193,15 @@ class RebuiltAttention(Sublayer):
 
 class RotaryAttention(Sublayer):
     """Attention with rotary positions, which turn q and k between their factors: those two are rebuilt, one slice of
-    the batch at a time, and v stays in rank space. `window`: how far a query sees to either side, None for all."""
+    the batch at a time, and v stays in rank space. `window`: how far a query sees to either side, None for all.
+
+    Where q and k are factored head by head, they and v come from one product (`flashsvd.engines.packed`).
+    """
 
     v: torch.Tensor
+    qkv: torch.Tensor
+    qk_second: torch.Tensor
+    qk_bias: torch.Tensor | None
     out: torch.Tensor
     out_bias: torch.Tensor | None
 
@@ -211,17 +219,27 @@ class RotaryAttention(Sublayer):
         backend: str | None,
     ) -> None:
         super().__init__(norm, pre_norm, backend)
-        self.register_buffer("v", values.v, persistent=False)
+        self._runs: tuple[Run, ...] = ()
+        if factored_per_head(q) and factored_per_head(k):
+            packed = pack_heads(q, k, values.v)
+            self._runs = packed.runs
+            self.register_buffer("qkv", packed.first, persistent=False)
+            self.register_buffer("qk_second", packed.second, persistent=False)
+            self.register_buffer("qk_bias", packed.bias, persistent=False)
+        else:
+            self.register_buffer("v", values.v, persistent=False)
         self.register_buffer("out", values.out, persistent=False)
         self.register_buffer("out_bias", values.out_bias, persistent=False)
         self.score, self.value = HeadLayout((head_dim,) * heads), values.layout
-        self.scale, self.window = head_dim**-0.5, window
+        self.head_dim, self.scale, self.window = head_dim, head_dim**-0.5, window
         self._whole = values.whole
         self._qko = (q, k, o)
 
     def cut(self, x: torch.Tensor) -> Sequence[slice]:
-        # q, k and v, their P's, the heads' outputs, and norm(x).
-        width = 3 * self.score.p_width + 2 * self.value.p_width + x.shape[2]
+        # q and k, norm(x), and the packed activations, whose place the heads' outputs take; or v, the heads' outputs
+        # and, while q or k is made of factors that are not packed, its activations.
+        width = 2 * self.score.p_width + x.shape[2]
+        width += self.qkv.shape[0] if self._runs else self.score.p_width + 2 * self.value.p_width
         batch, seq, hidden = x.shape
         return batch_slices(batch, plan_slices(batch, seq, width, hidden, 1, x.device.type).sequences)
 
@@ -230,36 +248,38 @@ class RotaryAttention(Sublayer):
     ) -> torch.Tensor:
         if rotation is None:
             raise InputError("rotary attention needs the cosines and sines of its positions, got none")
-        q, k, _ = self._qko
+        q, k, v, place = self.projected(x)
+        rotate_heads(q, k, *rotation, backend=self.backend)
         attended = rank_space_attention(
-            rotated(q(x), rotation),
-            rotated(k(x), rotation),
-            linear(x, self.v),
+            q,
+            k,
+            v,
             score=self.score,
             value=self.value,
             scale=self.scale,
             key_mask=key_mask,
             window=self.window,
+            out=place,
             backend=self.backend,
         )
         rows = attended.flatten(0, 1)
-        return rows if self._whole else torch.mm(rows, self.out.T)
+        return rows if self._whole else torch.mm(rows, self._buffers["out"].T)  # type: ignore[union-attr]
+
+    def projected(
+        self, x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """q and k [b, S, H·h], v [b, S, Rv], and where the heads' outputs may go, if there is a place."""
+        # self.qkv is a call in Python, 1 us on the H200's host.
+        held: Any = self._buffers
+        if not self._runs:
+            q, k, _ = self._qko
+            return q(x), k(x), linear(x, held["v"]), None
+        p = linear(x, held["qkv"])
+        turned, value = held["qk_second"].shape[0], self.value.p_width
+        heads = rebuilt(p, held["qk_second"], held["qk_bias"], self._runs, self.head_dim)
+        q, k = heads.split(self.score.p_width, -1)
+        # Once q and k are rebuilt, nothing reads their activations any more.
+        return q, k, p[..., turned:], p[..., :value] if value <= turned else None
 
     def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         return (self.out if self._whole else second_of(self._qko[2])), self.out_bias
-
-
-def rotated(heads: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """heads [b, S, H·h] with every pair (i, i + h/2) of a head turned by its position, in fp32 and in place.
-
-    rotation: cosines and sines [b or 1, S, h], both halves alike, as transformers makes them. Source: RoFormer,
-    arXiv 2104.09864, in the half-split form of GPT-NeoX.
-    """
-    cos, sin = (part[..., : part.shape[-1] // 2, None].mT for part in rotation)
-    wide = torch.promote_types(heads.dtype, torch.float32)
-    # [b, S, H, h/2] each
-    first, second = heads.unflatten(-1, (-1, rotation[0].shape[-1])).chunk(2, -1)
-    a, b = first.to(wide, copy=True), second.to(wide)
-    first.copy_(a * cos - b * sin)
-    second.copy_(b * cos + a * sin)
-    return heads

@@ -113,10 +113,11 @@ class Sublayer(nn.Module):
                 rows.addmm_(inner, weight.T)
             # Before the next piece makes its own.
             del inner, source
-            if self.norm is not None and not self.pre_norm:
-                self.norm(part, bias=bias, out=part, backend=self.backend)
-            elif bias is not None:
-                part.add_(bias)
+        if self.norm is not None and not self.pre_norm:
+            # Once over all pieces: a launch fewer for each.
+            self.norm(x, bias=bias, out=x, backend=self.backend)
+        elif bias is not None:
+            x.add_(bias)
         return x
 
     def cut(self, x: torch.Tensor) -> Sequence[slice]:

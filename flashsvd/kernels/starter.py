@@ -69,6 +69,16 @@ class Kept(Generic[T]):
         except TypeError:
             return None
 
+    def values(self) -> list[T]:
+        """All that is kept, the oldest first."""
+        with self._lock:
+            return list(self._held.values())
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._held.clear()
+
     def keep(self, key: Hashable, made: T) -> T:
         """`made`, kept where `key` can be one."""
         if key is None:

@@ -3,6 +3,7 @@ tiles."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,15 @@ def shared_limit_bytes(sm: int) -> int:
     if sm in (80, 87):
         return 163 << 10
     return HOPPER_SHARED_BYTES if 90 <= sm < 120 else 99 << 10
+
+
+@functools.cache
+def device_shared_bytes(device: torch.device) -> int:
+    """`shared_limit_bytes` of a GPU; of a Hopper one for other devices, where kernels are interpreted."""
+    if device.type != "cuda":
+        return HOPPER_SHARED_BYTES
+    major, minor = torch.cuda.get_device_capability(device)
+    return shared_limit_bytes(10 * major + minor)
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -232,6 +242,15 @@ def rank_space_tiles(seq: int, score: HeadLayout, value: HeadLayout, dtype: torc
         num_warps=8 if full or crowded else 4,
         num_stages=2 if full or crowded else 3,
     )
+
+
+@dataclass(frozen=True)
+class RowTiles:
+    """Tiles of the Triton norm kernel."""
+
+    block_m: int
+    block_n: int
+    num_warps: int = 4
 
 
 def row_tiles(width: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from ffn_cases import Form, operands
 from ffn_cases import run as run_op
 from kernel_cases import GPU_DTYPES, AttentionCase, attention_inputs, guarded, same
 from rank_space_cases import Case, inputs_of
+from rotary_cases import rotary_inputs
 
 from flashsvd.kernels import embed_norm
 from flashsvd.kernels.ffn.hopper import hopper_reads, hopper_tiles, launch_hopper
@@ -89,12 +90,18 @@ def rank_space(case: Case, aligned: bool = False) -> KernelCall:
     )
 
 
-def attention(case: AttentionCase) -> KernelCall:
+def one_rank(case: Case) -> KernelCall:
+    """Rank-space attention whose heads have one rank, which is a kernel of its own where there is Hopper's."""
+    return replace(rank_space(case, True), kernel="rank_space_hopper", dtypes=HALF_DTYPES, needs_hopper=True)
+
+
+def attention(case: AttentionCase, aligned: bool = False) -> KernelCall:
     return KernelCall(
         "attention",
         case.name,
         functools.partial(attention_inputs, case),
         lambda given, backend, out: given.run(backend),
+        aligned=aligned,
         takes_out=False,
     )
 
@@ -102,14 +109,16 @@ def attention(case: AttentionCase) -> KernelCall:
 def ffn(form: Form, path: FfnPath = "kernel") -> KernelCall:
     """A feed-forward op by the way named, whatever the plan would choose."""
     hopper = path.startswith("hopper")
+    # In half types Triton's kernel takes no others.
+    whole = not any(size % 8 for size in (form.width, form.rank_in, form.rank_up, form.rank_out))
     form_name = "glu" if form.rank_up else "ffn_v2" if form.out_width else "ffn"
     return KernelCall(
         {"kernel": form_name, "chunked": f"{form_name}_chunked"}.get(path, "ffn_hopper"),
         f"{form.name}{' tall' if path == 'hopper tall' else ''}",
         functools.partial(operands, form),
         functools.partial(_run_ffn, path),
-        dtypes=HALF_DTYPES if hopper else GPU_DTYPES,
-        aligned=hopper,
+        dtypes=HALF_DTYPES if hopper else GPU_DTYPES if whole or path == "chunked" else (torch.float32,),
+        aligned=hopper or whole,
         needs_hopper=hopper,
     )
 
@@ -128,7 +137,7 @@ def _run_ffn(
 
         major, minor = torch.cuda.get_device_capability(given.p.device)
         tiles = triton_tiles(given, 10 * major + minor)
-        assert kernel_takes(tiles, given.rank_out, given.out_width, given.p.dtype)
+        assert kernel_takes(tiles, given.rank_out, given.out_width, given.p.dtype, given.wide_loads)
         return launch_ffn(given, tiles, out)
     # Tall tiles are two warpgroups; the sanitizer wants them on few rows.
     rows = max(given.rows, 1 << 14) if path == "hopper tall" else given.rows
@@ -222,16 +231,35 @@ def _norm_inputs(
     return NormInputs(x, index, weight, shift, bias, kind)
 
 
+def rotary(batch: int, seq: int, heads: int, kv_heads: int, head_dim: int, own: bool = False) -> KernelCall:
+    return KernelCall(
+        "rotary",
+        f"B{batch} S{seq} H{heads} Hk{kv_heads} h{head_dim}{' own' if own else ''}",
+        lambda dtype: rotary_inputs(batch, seq, heads, kv_heads, head_dim, own, dtype),
+        lambda given, backend, out: given.run(backend, out),
+    )
+
+
 def _heads(
-    name: str, seq: int, ranks: tuple[int, ...], head_dim: int, batch: int, **others: Any
+    name: str,
+    seq: int,
+    ranks: tuple[int, ...],
+    head_dim: int,
+    batch: int,
+    aligned: bool = False,
+    **others: Any,
 ) -> KernelCall:
     count = {"heads": len(ranks), "kv_heads": len(ranks)}
-    return attention(same(name, seq, head_dim, ranks, batch=batch, **count, **others))
+    return attention(same(name, seq, head_dim, ranks, batch=batch, **count, **others), aligned)
 
 
 ENDURANCE = (
     rank_space(Case("plain", 513, (40,) * 12, (40,) * 12, batch=8)),
     rank_space(Case("masked", 511, (40,) * 12, (40,) * 12, mask="random", batch=8)),
+    one_rank(Case("plain", 512, (40,) * 12, (40,) * 12, batch=8)),
+    one_rank(Case("masked", 513, (40,) * 12, (40,) * 12, mask="one empty", batch=8)),
+    one_rank(Case("ranks differ", 1025, (32,) * 12, (64,) * 12, batch=4)),
+    one_rank(Case("long", 8200, (24,) * 2, (32,) * 2, batch=1)),
     rank_space(Case("window", 1025, (40,) * 12, (64,) * 12, mask="right", batch=4, window=64)),
     rank_space(Case("grouped", 513, (40,) * 4, (24,) * 4, group=3, batch=8)),
     rank_space(Case("mixed ranks", 513, (8, 40, 64, 24) * 3, (16, 64, 8, 40) * 3, batch=8)),
@@ -239,11 +267,13 @@ ENDURANCE = (
     rank_space(Case("rank loop", 257, (200, 136), (40, 8), mask="left", batch=32)),
     rank_space(Case("short", 17, (16, 8), (8, 16), mask="one empty", batch=150)),
     _heads("plain", 257, (40,) * 12, 64, 4),
+    _heads("whole tiles", 512, (32,) * 12, 64, 8, True),
+    _heads("aligned, masked", 257, (40,) * 12, 64, 8, True, mask="random"),
     _heads("masked, ranks differ", 97, (7, 40, 59, 16), 80, 36, mask="random"),
     _heads("whole matrix, rank loop", 257, (100,) * 12, 64, 4, shared=True, mask="right"),
     ffn(Form(8449, 1024, 240, 240)),
-    ffn(Form(4097, 1024, 192, 300, "relu")),
-    ffn(Form(1025, 2300, 59, 59, "silu", bias=False)),
+    ffn(Form(4097, 1024, 192, 296, "relu")),
+    ffn(Form(1025, 2312, 56, 56, "silu", bias=False)),
     ffn(Form(8449, 1024, 240, 240), "hopper"),
     ffn(Form(8449, 1024, 240, 264, "silu"), "hopper"),
     ffn(Form(4097, 1024, 240, 240, "gelu_tanh"), "hopper"),
@@ -252,12 +282,15 @@ ENDURANCE = (
     ffn(Form(4097, 1024, 512, 512), "chunked"),
     ffn(Form(1025, 520, 59, 59, "silu", rank_up=40), "chunked"),
     ffn(Form(4097, 1024, 96, 240, "gelu", rank_up=96)),
-    ffn(Form(1025, 1000, 59, 59, "silu", rank_up=40, bias=False)),
+    ffn(Form(1025, 1000, 56, 56, "silu", rank_up=40, bias=False)),
     ffn(Form(4097, 1024, 128, 128, "gelu_tanh", out_width=768)),
-    ffn(Form(1025, 520, 59, 59, "relu", out_width=100, bias=False)),
+    ffn(Form(1025, 520, 56, 56, "relu", out_width=104, bias=False)),
     *(norm(*shape, kind) for kind in ("layer", "rms") for shape in ((4099, 768), (513, 4096), (129, 97))),
     embedding(9, 511, 768, "layer"),
     embedding(5, 97, 1030, "rms", 2, torch.int32),
+    rotary(8, 511, 12, 12, 64),
+    rotary(4, 1025, 32, 8, 128, own=True),
+    rotary(9, 97, 7, 1, 80),
 )
 """Large enough for every multiprocessor of an H200, and odd; run in bf16, each a few tenths of a millisecond."""
 
@@ -268,6 +301,9 @@ SANITIZED = (
     # Long and short of these two share a binary, as their tiles and flags are the same.
     *(rank_space(Case(f"plain S{seq}", seq, (40, 64), (40, 64), batch=1), True) for seq in (97, 1025)),
     *(rank_space(Case(f"window S{seq}", seq, (40,), (16,), 1, *_LARGEST, 5), True) for seq in (97, 1025)),
+    *(one_rank(Case(f"plain S{seq}", seq, (40,) * 3, (40,) * 3)) for seq in (1, 97)),
+    one_rank(Case("masked S63", 63, (16,) * 2, (64,) * 2, mask="one empty")),
+    one_rank(Case("S1025", 1025, (64,), (8,), 1, *_LARGEST)),
     rank_space(Case("one token", 1, (1,), (1,))),
     rank_space(Case("groups S17", 17, (7, 16), (16, 59), group=2, mask="random")),
     rank_space(Case("mixed ranks S63", 63, (59, 40, 7), (1, 64, 16), mask="one empty")),
@@ -275,6 +311,7 @@ SANITIZED = (
     _heads("S17 head 80", 17, (7, 59), 80, 2, mask="random"),
     _heads("S63 head 128", 63, (64, 16), 128, 2, mask="one empty"),
     *(_heads(f"S{seq} head 64", seq, (40, 40), 64, 1, mask="right") for seq in (97, 1025)),
+    _heads("aligned S97", 97, (32, 32), 64, 2, True),
     ffn(Form(1, 72, 8, 40, "gelu")),
     ffn(Form(129, 72, 40, 8, "silu", bias=False)),
     ffn(Form(129, 97, 59, 264, "relu")),
@@ -297,5 +334,9 @@ SANITIZED = (
     embedding(1, 1, 1, "layer", 1),
     embedding(3, 17, 97, "rms", 2, torch.int32),
     embedding(2, 63, 1030, "layer"),
+    rotary(1, 1, 1, 1, 2),
+    rotary(2, 17, 12, 12, 64),
+    rotary(3, 63, 4, 1, 80, own=True),
+    rotary(1, 97, 3, 5, 256),
 )
 """Small and odd, a handful per kernel: each compiles for seconds. Chunks are left out, as cuBLAS makes them."""

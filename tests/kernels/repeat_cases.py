@@ -9,6 +9,7 @@ import torch
 from flashsvd.kernels import HeadLayout, flash_svd_ffn, rank_space_attention
 from flashsvd.kernels.ffn import flash_svd_glu
 from flashsvd.kernels.norm import fused_norm
+from flashsvd.kernels.rotary import rotate_heads
 
 LAYOUT = HeadLayout((8, 16))
 Call = Callable[[], torch.Tensor]
@@ -51,4 +52,18 @@ def glu_call(start: int, rows: int, width: int, dtype: torch.dtype, backend: str
     return lambda: flash_svd_glu(p, u, None, up_p, up_u, None, v2, activation="silu", backend=backend)
 
 
-CALLS = (norm_call, rank_space_call, ffn_call, glu_call)
+def rotary_call(
+    start: int, rows: int, width: int, dtype: torch.dtype, backend: str | None, device: str
+) -> Call:
+    packed = at(start, 2, rows, 48 + 8 * (width // 8), dtype=dtype, device=device)
+    cos, sin = (at(start, 1 + rows % 2, rows, 8, dtype=dtype, device=device) for _ in range(2))
+
+    def call() -> torch.Tensor:
+        turned = packed.clone()
+        rotate_heads(turned[..., :32], turned[..., 32:48], cos, sin, backend=backend)
+        return turned
+
+    return call
+
+
+CALLS = (norm_call, rank_space_call, ffn_call, glu_call, rotary_call)

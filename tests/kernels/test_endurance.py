@@ -136,7 +136,8 @@ def test_the_kernel_named_takes_its_call(call: KernelCall) -> None:
             assert hopper_reads(floats_mapped(given, call.fence))
             assert hopper_tiles(given.rows, given.rank_in, given.rank_out)
         else:
-            assert kernel_takes(triton_tiles(given, 90), given.rank_out, given.out_width, dtype)
+            wide = floats_mapped(given, call.fence).wide_loads
+            assert kernel_takes(triton_tiles(given, 90), given.rank_out, given.out_width, dtype, wide)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -231,6 +231,7 @@ def test_compiled_forms_pass_the_gate(form: Form, dtype: torch.dtype) -> None:
         rank_up=form.rank_up,
         out_width=form.out_width,
     )
-    if kernel_takes(tiles, form.rank_out, form.out_width, dtype):
+    on_16_bytes = mapped(on_gpu, lambda x: guarded(x, 8, 8))
+    if kernel_takes(tiles, form.rank_out, form.out_width, dtype, on_16_bytes.wide_loads):
         out = guarded(torch.empty_like(expected, dtype=dtype, device="cuda"))
-        assert_close(launch_ffn(on_gpu, tiles, out), expected, baseline, "kernel")
+        assert_close(launch_ffn(on_16_bytes, tiles, out), expected, baseline, "kernel")

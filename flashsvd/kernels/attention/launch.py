@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -11,9 +13,51 @@ from flashsvd.kernels.arguments import check_compiled
 from flashsvd.kernels.attention.triton_kernel import attention_kernel
 from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.layout import HeadLayout, Projection
-from flashsvd.kernels.tiles import AttentionTiles, attention_tiles
+from flashsvd.kernels.starter import Kept
+from flashsvd.kernels.tile_candidates import attention_candidates
+from flashsvd.kernels.tiles import AttentionTiles, attention_tiles, device_shared_bytes
+from flashsvd.kernels.tuning import Trial, choose, key_of, like_output
 
 Layouts = tuple[HeadLayout | None, HeadLayout | None, HeadLayout | None]
+
+
+class _Kind(NamedTuple):
+    """All that tiles and constants may depend on."""
+
+    batch: int
+    seq: int
+    heads: int
+    group: int
+    head_dim: int
+    layouts: Layouts
+    biases: tuple[bool, bool]
+    masked: bool
+    align: int
+    wide_loads: bool
+    dtype: torch.dtype
+    device: torch.device
+
+    def default(self) -> AttentionTiles:
+        return attention_tiles(self.seq, self.head_dim, self.layouts, self.dtype, wide_loads=self.wide_loads)
+
+    def constants(self, tiles: AttentionTiles) -> dict[str, int | bool]:
+        return attention_constants(
+            self.seq, self.layouts, self.biases, self.group, self.head_dim, self.masked, self.align, tiles
+        )
+
+    def candidates(self) -> tuple[AttentionTiles, ...]:
+        loose = not self.wide_loads or any(one is not None and one.alignment % 8 for one in self.layouts)
+        limit = device_shared_bytes(self.device)
+        return attention_candidates(self.default(), self.seq, self.dtype, limit, loose=loose)
+
+    def key(self) -> str:
+        sizes = {name: getattr(self, name) for name in ("batch", "seq", "heads", "group", "head_dim")}
+        flags = {name: getattr(self, name) for name in ("biases", "masked", "align", "wide_loads")}
+        return key_of(self.dtype, **sizes, **dict(zip("qkv", self.layouts, strict=True)), **flags)
+
+
+_chosen: Kept[tuple[AttentionTiles, dict[str, int | bool]]] = Kept()
+"""Tiles and constants, kept: they cost the CPU of every launch."""
 
 
 def launch_attention(
@@ -52,19 +96,23 @@ def launch_attention(
     )
     # As bytes: how a one-bit type is laid out in memory is nobody's promise.
     mask = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
-    tiles, constants = _prepared(
+    kind = _Kind(
+        batch,
         seq,
-        (q.layout, k.layout, v.layout),
-        (q.bias is not None, v.bias is not None),
+        heads,
         heads // kv_heads,
         head_dim,
+        (q.layout, k.layout, v.layout),
+        (q.bias is not None, v.bias is not None),
         mask is not None,
-        p.dtype,
         align,
         wide_loads,
+        p.dtype,
+        p.device,
     )
-    grid = (math.ceil(seq / tiles.block_m) * heads * batch,)
-    with on_device(p):
+
+    def run(out: torch.Tensor, tiles: AttentionTiles, constants: dict[str, int | bool]) -> None:
+        grid = (math.ceil(seq / tiles.block_m) * heads * batch,)
         attention_kernel[grid](
             q.p,
             q_u,
@@ -90,6 +138,22 @@ def launch_attention(
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
         )
+
+    found = _chosen.find(kind)
+    if found is None:
+
+        def trial() -> Trial[AttentionTiles]:
+            other = like_output(out)
+
+            def start(tiles: AttentionTiles) -> Callable[[], object]:
+                return functools.partial(run, other, tiles, kind.constants(tiles))
+
+            return Trial("attention", kind.key(), kind.candidates(), other, start)
+
+        tiles = choose(kind.default(), trial, p)
+        found = _chosen.keep(kind, (tiles, kind.constants(tiles)))
+    with on_device(p):
+        run(out, *found)
     return out
 
 
@@ -125,23 +189,6 @@ def attention_constants(
         constants[f"{letter}_FULL"] = layout is not None and all(rank % block_r == 0 for rank in layout.ranks)
         constants[f"{letter}_BLOCK_R"] = block_r
     return constants
-
-
-@functools.lru_cache(maxsize=1024)
-def _prepared(
-    seq: int,
-    layouts: Layouts,
-    biases: tuple[bool, bool],
-    group: int,
-    head_dim: int,
-    masked: bool,
-    dtype: torch.dtype,
-    stride_align: int,
-    wide_loads: bool,
-) -> tuple[AttentionTiles, dict[str, int | bool]]:
-    """Tiles and constants, kept: they cost the CPU of every launch."""
-    tiles = attention_tiles(seq, head_dim, layouts, dtype, wide_loads=wide_loads)
-    return tiles, attention_constants(seq, layouts, biases, group, head_dim, masked, stride_align, tiles)
 
 
 def _factor(proj: Projection) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from flashsvd.kernels.ffn.operands import FfnOperands, as_matrix
 from flashsvd.kernels.starter import Launch
+from flashsvd.kernels.tile_candidates import shortlist
 from flashsvd.kernels.tma import describable, descriptors, has_gluon
 
 _RANK_PARTS = ((64, 0), (128, 0), (256, 0), (256, 64))
@@ -75,6 +76,18 @@ def hopper_tiles(rows: int, rank_in: int, rank_out: int, processors: int = 132) 
         if tiles.shared_bytes + 1024 <= _BLOCK_BYTES:
             return tiles
     return None
+
+
+def hopper_candidates(default: HopperTiles, rows: int) -> tuple[HopperTiles, ...]:
+    """Tiles worth timing beside the default; a warp takes 16 rows, and a rank with a tail 32 columns."""
+    columns = (32,) if default.rank_in[1] or default.rank_out[1] else (default.block_d, 64, 32)
+    forms = [(m, d, stages) for d in dict.fromkeys(columns) for m in (128, 64) for stages in (4, 3, 2)]
+    changes = ({"block_m": m, "block_d": d, "stages": stages, "num_warps": m // 16} for m, d, stages in forms)
+
+    def fits(tiles: HopperTiles) -> bool:
+        return tiles.shared_bytes + 1024 <= _BLOCK_BYTES and (rows > 64 or tiles.block_m == 64)
+
+    return shortlist(default, changes, fits)
 
 
 def hopper_reads(ffn: FfnOperands) -> bool:

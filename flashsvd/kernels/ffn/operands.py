@@ -10,6 +10,7 @@ import torch
 from flashsvd.errors import InputError
 from flashsvd.kernels.arguments import check_activation, check_tensor
 from flashsvd.kernels.ffn.activation import ACTIVATIONS
+from flashsvd.kernels.tma import describable
 
 
 class FfnOperands(NamedTuple):
@@ -69,6 +70,12 @@ class FfnOperands(NamedTuple):
     def result_width(self) -> int:
         """Columns of the result: N or R2."""
         return self.out_width or self.rank_out
+
+    @property
+    def wide_loads(self) -> bool:
+        """Whether all rows of all matrices start and end on 16 bytes."""
+        matrices = [x for x in (self.p, self.u1, self.v2, self.up_p, self.up_u, self.u2) if x is not None]
+        return all(describable(x) and x.shape[-1] * x.element_size() % 16 == 0 for x in matrices)
 
     def as_matrices(self) -> FfnOperands:
         """The same where p and up_p are [..., R], those as matrices; copied where no view is one."""

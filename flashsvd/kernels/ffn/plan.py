@@ -1,8 +1,15 @@
 """Which way a feed-forward op goes on a device, and what that is expected to cost: a pure function of its sizes.
 
-The rates were measured on one H200 (bf16, M 16384, D 3072, R 240: the Hopper kernel 91 us, 76 us without
-activation; the Triton kernel 121 and 106; cuBLAS with GELU between 170, 213 and 256 us in chunks of all, 4096 and
-2048 rows); everything else is scaled from them by data sheets, good enough to choose by and marked as such.
+The rates were measured on one H200 (bf16, M 16384), in us:
+
+    D     R    Hopper kernel   Triton kernel   cuBLAS in chunks of 2048, 4096, 8192 and all rows, activation in it
+    3072  128       65             116
+    3072  240       94             121
+    3072  312      198             438             202  158  142  129
+    4096  416        -             902             277  238  215  205
+
+Chunks with a pass for the activation: 261, 208, 196 and 182 at R 312, 360, 299, 281 and 272 at R 416. Everything else
+is scaled from these by data sheets, good enough to choose by and marked as such.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ from typing import Literal
 import torch
 
 from flashsvd.errors import InputError
+from flashsvd.kernels.ffn.activation import in_epilogue
 from flashsvd.kernels.ffn.hopper import HopperTiles, hopper_tiles
 from flashsvd.kernels.ffn.tiles import FfnTiles, ffn_tiles
 from flashsvd.kernels.tiles import ffn_stream_tiles, shared_limit_bytes
@@ -88,15 +96,19 @@ def ffn_plan(
     out_width: int = 0,
     multiprocessors: int | None = None,
     aligned: bool = True,
+    wide_loads: bool = True,
+    activation: str = "gelu",
 ) -> FfnPlan:
     """The way of a feed-forward op over M `rows`, D `width`, and ranks R1 and R2 `rank_in`, `rank_out`.
 
     device_kind: "cpu", or "sm_90" for a GPU of compute capability 9.0. gated: whether there is a second branch,
     of rank `rank_up` (R1 unless given). out_width: of an output factor (v2), 0 without. multiprocessors: of that
     very GPU; the kind's usual number unless given. aligned: whether all rows start on 16 bytes, as the Hopper kernel
-    wants.
+    wants; wide_loads: whether they also end there, as Triton's wants in half types. activation: some are free in
+    chunks (`flashsvd.kernels.ffn.activation.in_epilogue`).
 
-    Chunks are the smallest power of two of rows whose fixed cost is at most a quarter of their time. Raises
+    Chunks are the smallest power of two of rows whose fixed cost is at most a quarter of their time, or a quarter of
+    the rows. Raises
     InputError for sizes below 1 or an unknown kind of device.
 
     >>> ffn_plan(16384, 3072, 240, 240, torch.bfloat16, "sm_90").path
@@ -134,13 +146,16 @@ def ffn_plan(
         multiprocessors=count,
     )
     blocks = tiles.out_blocks(rank_out)
-    possible = kernel_takes(tiles, rank_out, out_width, dtype)
-    programs = -(-rows // tiles.block_m) * blocks
-    kernel_us = -(-programs // count) * _program_us(tiles, width, gated, out_width, rates)
-    chunk_rows = _chunk_rows(rows, width, rank_in, rank_up, rank_out, out_width, dtype, rates)
-    chunked_us = -(-rows // chunk_rows) * _CHUNK_US + rows * _row_us(
-        width, rank_in, rank_up, rank_out, out_width, dtype, rates
+    wide_loads = wide_loads and not any(
+        size % 8 for size in (width, rank_in, rank_up, rank_out if out_width else 0)
     )
+    possible = kernel_takes(tiles, rank_out, out_width, dtype, wide_loads)
+    programs = -(-rows // tiles.block_m) * blocks
+    kernel_us = -(-programs // count) * _program_us(tiles, width, gated, out_width, rates, dtype)
+    fused = in_epilogue(activation, dtype) and not gated
+    row_us = _row_us(width, rank_in, rank_up, rank_out, out_width, dtype, rates, fused)
+    chunk_rows = _chunk_rows(rows, row_us)
+    chunked_us = -(-rows // chunk_rows) * _CHUNK_US + rows * row_us
     workspace = chunk_rows * (width * (2 if gated else 1) + (rank_out if out_width else 0)) * dtype.itemsize
 
     chunks = f"chunks of {chunk_rows} rows through cuBLAS"
@@ -149,7 +164,7 @@ def ffn_plan(
         programs_there = -(-rows // hopper.block_m)
         waves = -(-programs_there // count)
         hopper_us = waves * _hopper_us(hopper, width, rates)
-        # Never Triton's own kernel where this one runs: 94 us to 121 at ranks of 240, 65 to 116 at 128.
+        # Never Triton's own kernel where this one runs.
         if hopper_us <= chunked_us * _TOLERANCE:
             why = (
                 f"one kernel with Hopper's own instructions, the wide activation on chip: about {hopper_us:.0f} us "
@@ -175,18 +190,23 @@ def ffn_plan(
     return FfnPlan("chunked", None, chunk_rows, 1, workspace, chunked_us, why)
 
 
-def kernel_takes(tiles: FfnTiles, rank_out: int, out_width: int, dtype: torch.dtype) -> bool:
+def kernel_takes(
+    tiles: FfnTiles, rank_out: int, out_width: int, dtype: torch.dtype, wide_loads: bool
+) -> bool:
     """Whether the Triton kernel may run these sizes.
 
-    Not an output factor over several blocks of output ranks; and in half types neither one of more than 128 of
-    them (illegal addresses at rank 240, loads of 2 bytes, Triton 3.6 on an H200) nor a loop over input ranks.
+    Not an output factor over several blocks of output ranks; and in half types neither one of more than 128 of them,
+    nor a loop over input ranks, nor rows that do not start and end on 16 bytes: loaded in smaller pieces, Triton 3.6
+    on an H200 made errors of 0.14 and illegal addresses of what was right otherwise.
     """
     if dtype.itemsize > 4 or (out_width and tiles.out_blocks(rank_out) > 1):
         return False
-    return dtype.itemsize == 4 or (tiles.one_pass and (not out_width or rank_out <= 128))
+    return dtype.itemsize == 4 or (wide_loads and tiles.one_pass and (not out_width or rank_out <= 128))
 
 
-def _program_us(tiles: FfnTiles, width: int, gated: bool, out_width: int, rates: _Rates) -> float:
+def _program_us(
+    tiles: FfnTiles, width: int, gated: bool, out_width: int, rates: _Rates, dtype: torch.dtype
+) -> float:
     """One program of the kernel on a multiprocessor of its own: products as padded, then the activation."""
     outs = tiles.block_r2 + tiles.tail_r2
     ranks = outs + tiles.block_r1 + tiles.tail_r1 + (tiles.block_up + tiles.tail_up if gated else 0)
@@ -194,32 +214,24 @@ def _program_us(tiles: FfnTiles, width: int, gated: bool, out_width: int, rates:
     # 8 warps on 64 rows or fewer keep the tensor cores 1.2 times less busy.
     short = 1.2 if tiles.block_m < 128 and tiles.num_warps == 8 else 1.0
     loop = 1.0 if tiles.one_pass else rates.loop_factor
+    # Sums in two parts: 438 us at ranks of 312 and 902 at 416, where 64 rows of 512 sums leave no registers.
+    # With a gate 203 us at M 16384, D 1152 and ranks of 232, where chunks of all rows took 101.
+    in_parts = tiles.tail_r1 or tiles.tail_r2 or tiles.tail_up or gated
+    parts = 2.6 if dtype.itemsize == 2 and in_parts else 1.0
     return (
-        flops * short * loop / rates.kernel_flops_per_us
+        flops * short * loop * parts / rates.kernel_flops_per_us
         + tiles.block_m * width / rates.activation_elements_per_us
     )
 
 
 def _hopper_us(tiles: HopperTiles, width: int, rates: _Rates) -> float:
-    """One program of the Hopper kernel: 128 rows 5.3e6 FLOP/us, in blocks of 32 columns 4.3e6, 64 rows 4.6e6."""
-    rate = 4.3e6 if tiles.block_d < 64 else 4.6e6 if tiles.block_m < 128 else 5.3e6
+    """One program of the Hopper kernel: 128 rows 5.3e6 FLOP/us, in blocks of 32 columns 2.7e6, 64 rows 4.6e6."""
+    rate = 2.7e6 if tiles.block_d < 64 else 4.6e6 if tiles.block_m < 128 else 5.3e6
     flops = 2 * tiles.block_m * width * (sum(tiles.rank_in) + sum(tiles.rank_out))
     return flops / rate + tiles.block_m * width / rates.activation_elements_per_us
 
 
 def _row_us(
-    width: int, rank_in: int, rank_up: int, rank_out: int, out_width: int, dtype: torch.dtype, rates: _Rates
-) -> float:
-    """One row through cuBLAS, its chunk's fixed cost apart."""
-    flops = 2 * (width * (rank_in + rank_up + rank_out) + out_width * rank_out)
-    # Written, activated in place, read; with a gate two are written, and the product reads both, writes one.
-    passes = 8 if rank_up else 4
-    slow = _MISALIGNED_FACTOR if _misaligned(dtype, rank_in, rank_up, rank_out) else 1.0
-    return flops * slow / rates.gemm_flops_per_us + passes * width * dtype.itemsize / rates.bytes_per_us
-
-
-def _chunk_rows(
-    rows: int,
     width: int,
     rank_in: int,
     rank_up: int,
@@ -227,13 +239,23 @@ def _chunk_rows(
     out_width: int,
     dtype: torch.dtype,
     rates: _Rates,
-) -> int:
-    row_us = _row_us(width, rank_in, rank_up, rank_out, out_width, dtype, rates)
-    # A quarter: 4096 rows at D 3072, R 240, where 2048 take 256 us and 4096 take 213.
+    fused: bool,
+) -> float:
+    """One row through cuBLAS, its chunk's fixed cost apart."""
+    flops = 2 * (width * (rank_in + rank_up + rank_out) + out_width * rank_out)
+    # Written, activated in place, read; with a gate two are written, one pass reads both and writes one, which is read.
+    # Where the activation is in the product's epilogue, writing and reading hide behind the products.
+    passes = 6 if rank_up else 1 if fused else 4
+    slow = _MISALIGNED_FACTOR if _misaligned(dtype, rank_in, rank_up, rank_out) else 1.0
+    return flops * slow / rates.gemm_flops_per_us + passes * width * dtype.itemsize / rates.bytes_per_us
+
+
+def _chunk_rows(rows: int, row_us: float) -> int:
+    # Fixed cost a quarter of the time at most, in a quarter of the rows at most: 4096 of 16384 at D 3072, R 312.
     chunk = 1024
     while chunk * row_us < 3 * _CHUNK_US and chunk < rows:
         chunk *= 2
-    return min(chunk, rows)
+    return min(chunk, max(rows // 4, 4096), rows)
 
 
 def _misaligned(dtype: torch.dtype, *ranks: int) -> bool:

@@ -15,6 +15,7 @@ from flashsvd.kernels.ffn.operands import FfnOperands, as_matrix
 from flashsvd.kernels.ffn.plan import FfnPlan, ffn_plan
 from flashsvd.kernels.ffn.stream import Gate, gate_in_torch, stream_ffn
 from flashsvd.kernels.ffn.tiles import FfnTiles, ffn_tiles
+from flashsvd.kernels.ffn.tune import tuned_hopper, tuned_triton
 from flashsvd.kernels.tiles import ffn_stream_tiles
 
 Start = Callable[[FfnOperands, torch.Tensor], object]
@@ -57,7 +58,8 @@ def prepare_ffn(ffn: FfnOperands, out: torch.Tensor, backend: Backend) -> Start:
     plan = plan_of(ffn)
     if backend == "triton" and isinstance(plan.tiles, HopperTiles):
         # A program has read its rows before it writes them.
-        return _into(ffn, out, True, functools.partial(prepare_hopper, ffn, plan.tiles))
+        chosen = tuned_hopper(ffn, plan.tiles, out)
+        return _into(ffn, out, True, functools.partial(prepare_hopper, ffn, chosen))
     if backend == "triton" and isinstance(plan.tiles, FfnTiles):
         return _kernel(ffn, plan.tiles, out)
     gate = gate_in_torch
@@ -92,6 +94,8 @@ def plan_of(ffn: FfnOperands) -> FfnPlan:
         out_width=ffn.out_width,
         multiprocessors=multiprocessors,
         aligned=kind == "sm_90" and hopper_reads(ffn),
+        wide_loads=ffn.wide_loads,
+        activation=ffn.activation,
     )
 
 
@@ -106,6 +110,7 @@ def _kernel(ffn: FfnOperands, tiles: FfnTiles, out: torch.Tensor) -> Start:
 
     # A program has read all of its rows before it writes them, but not those of the next output block's.
     alone = tiles.out_blocks(ffn.rank_out) == 1
+    tiles = tuned_triton(ffn, tiles, out)
     return _into(ffn, out, alone, functools.partial(prepare_launch, ffn, tiles))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from flashsvd.kernels.tile_candidates import SUMS_PER_THREAD, shortlist
 from flashsvd.kernels.tiles import HOPPER_SHARED_BYTES, next_power_of_two
 
 
@@ -31,6 +32,23 @@ class FfnTiles:
     def out_blocks(self, rank_out: int) -> int:
         """Programs that share a block of rows, each making all of its wide activation."""
         return -(-rank_out // (self.block_r2 + self.tail_r2))
+
+    def shared_bytes(self, itemsize: int, out_width: int, *, hopper: bool) -> int:
+        """An upper bound of what Triton 3.6 took in every compiled form with all ranks on chip; `out_width` is 0
+        without an output factor. hopper: whether P's tiles are in shared memory too."""
+        up = self.block_up + self.tail_up if self.block_up > 16 else 0
+        held = self.block_r1 + self.tail_r1 + up
+        outs = self.block_r2 + self.tail_r2
+        tiles = self.block_d * (held + outs)
+        if hopper:
+            firsts = self.block_d * (self.block_r1 + self.block_up)
+            elements = self.block_m * held + self.num_stages * tiles + firsts + self.block_m * self.block_d
+        else:
+            spare = tiles if self.block_m == 128 else tiles // 2
+            elements = self.num_stages * tiles + spare + 2 * self.block_m * self.block_d
+        if out_width:
+            elements = max(elements, (self.block_m + (self.num_stages + 1) * self.block_n) * outs)
+        return elements * itemsize + 512
 
 
 def rank_tiles(rank: int) -> tuple[int, int]:
@@ -100,17 +118,21 @@ def ffn_tiles(
         waves = {m: math.ceil(math.ceil(rows / m) / multiprocessors) for m in (64, 128)}
         return 128 if waves[128] * 128 <= waves[64] * 64 * 1.2 else rows_alone
 
-    def shared_bytes(block_m: int, stages: int) -> int:
-        # An upper bound of what Triton 3.6 took in every compiled form.
-        tiles = block_d * (held + outs)
-        if hopper:
-            elements = block_m * held + stages * tiles + block_d * (block_r1 + block_up) + block_m * block_d
-        else:
-            spare = tiles if block_m == 128 else tiles // 2
-            elements = stages * tiles + spare + 2 * block_m * block_d
-        if out_width:
-            elements = max(elements, (block_m + (stages + 1) * block_n) * outs)
-        return elements * dtype.itemsize + 512
+    def form(block_m: int, warps: int, stages: int) -> FfnTiles:
+        return FfnTiles(
+            block_m,
+            block_d,
+            block_r1,
+            tail_r1,
+            block_up,
+            tail_up,
+            block_r2,
+            tail_r2,
+            block_n,
+            True,
+            warps,
+            stages,
+        )
 
     # (rows, warps, stages), the best first.
     forms: list[tuple[int, int, int]] = []
@@ -127,23 +149,45 @@ def ffn_tiles(
         forms = [(tall(32), 8, 2)]
     elif held <= 256 and outs <= 256:
         forms = [(32, 8, 2)]
-    fitting = [form for form in forms if shared_bytes(form[0], form[2]) <= shared_limit_bytes]
-    one_pass = bool(fitting)
-    block_m, warps, stages = fitting[0] if fitting else (64, 8, 2)
-    if not one_pass:
-        block_r1, tail_r1, block_up, tail_up = 64, 0, 64 if rank_up else 16, 0
-    block_m = min(block_m, next_power_of_two(rows))
-    return FfnTiles(
-        block_m,
-        block_d,
-        block_r1,
-        tail_r1,
-        block_up,
-        tail_up,
-        block_r2,
-        tail_r2,
-        block_n,
-        one_pass,
-        warps,
-        stages,
+    for block_m, warps, stages in forms:
+        tiles = form(block_m, warps, stages)
+        if tiles.shared_bytes(dtype.itemsize, out_width, hopper=hopper) <= shared_limit_bytes:
+            return replace(tiles, block_m=min(block_m, next_power_of_two(rows)))
+    return replace(
+        form(min(64, next_power_of_two(rows)), 8, 2),
+        block_r1=64,
+        tail_r1=0,
+        block_up=64 if rank_up else 16,
+        tail_up=0,
+        one_pass=False,
     )
+
+
+def ffn_candidates(
+    default: FfnTiles, rows: int, dtype: torch.dtype, *, out_width: int = 0, shared_limit_bytes: int
+) -> tuple[FfnTiles, ...]:
+    """Tiles worth timing beside the default: rows, warps, stages and columns of the wide activation; what ranks are
+    taken as stays."""
+    m, warps, stages = default.block_m, default.num_warps, default.num_stages
+    changes = (
+        {"num_stages": stages + 1},
+        {"num_stages": max(2, stages - 1)},
+        {"block_m": 2 * m, "num_warps": 8},
+        {"block_m": m // 2},
+        {"block_m": m // 2, "num_warps": 4},
+        {"num_warps": 4 if warps == 8 else 8},
+        {"block_d": 2 * default.block_d, "num_stages": 2},
+    )
+    hopper = shared_limit_bytes >= HOPPER_SHARED_BYTES
+    # Under 64 rows a half type's operands are in registers on Hopper too, and spilled up to 3 KB.
+    fewest = 64 if hopper and dtype.itemsize == 2 else 16
+
+    def fits(tiles: FfnTiles) -> bool:
+        sums = tiles.block_m * (tiles.block_r2 + tiles.tail_r2 + tiles.block_d)
+        return (
+            fewest <= tiles.block_m <= min(128, next_power_of_two(rows))
+            and sums <= SUMS_PER_THREAD * 32 * tiles.num_warps
+            and tiles.shared_bytes(dtype.itemsize, out_width, hopper=hopper) <= shared_limit_bytes
+        )
+
+    return shortlist(default, changes, fits)

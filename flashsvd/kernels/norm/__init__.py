@@ -94,7 +94,7 @@ def _prepared(
         return functools.partial(_in_torch, chosen == "naive", eps, kind)
     from flashsvd.kernels.norm.launch import prepare_norm
 
-    return prepare_norm(rows, shift, eps, bias, kind, target)
+    return prepare_norm(rows, weight, shift, eps, bias, kind, target)
 
 
 def _nothing(*_: object) -> None:

@@ -11,7 +11,10 @@ import torch
 
 from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.starter import Launch
+from flashsvd.kernels.tile_candidates import shortlist
+from flashsvd.kernels.tiles import HOPPER_SHARED_BYTES
 from flashsvd.kernels.tma import describable, descriptors, has_gluon
+from flashsvd.kernels.tuning import Trial, choose, key_of, like_output
 
 Start = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], object]
 
@@ -31,6 +34,12 @@ class HopperTiles:
     parts: tuple[int, int]
     stages: int = 3
     num_warps: int = 4
+
+    @property
+    def shared_bytes(self) -> int:
+        """An estimate from above, of a half type: tiles of q, k and v, the result turned around, barriers."""
+        read = self.block_m * self.score + self.stages * self.block_n * (self.score + self.value)
+        return 2 * read + 2 * self.block_m * self.value + 1024
 
     def constants(self, score_rank: int, value_rank: int, masked: bool, seq: int) -> dict[str, int | bool]:
         """What `rank_space_hopper_kernel` is compiled for, but STRIDE_ALIGN."""
@@ -65,6 +74,27 @@ def hopper_tiles(seq: int, score_rank: int, value_rank: int) -> HopperTiles | No
         # 1292 us at [1, 16384], rank 32, where 128 by 64 takes 1421: registers for three programs, half the barriers.
         block_m, block_n = 64, 128
     return HopperTiles(block_m, block_n, score, value, parts)
+
+
+def hopper_candidates(default: HopperTiles, seq: int) -> tuple[HopperTiles, ...]:
+    """Tiles worth timing beside the default. `_PROGRAMS` of each fit a multiprocessor."""
+    forms = (
+        {"stages": 2},
+        {"stages": 4},
+        {"block_m": 64, "block_n": 64},
+        {"block_m": 64, "block_n": 128},
+        {"block_m": 128, "block_n": 64},
+        {"block_m": 64, "block_n": 128, "stages": 2},
+        {"block_m": 128, "block_n": 32},
+        {"block_m": 128, "block_n": 128, "stages": 2, "num_warps": 8},
+    )
+
+    def fits(tiles: HopperTiles) -> bool:
+        # Of a short sequence, a longer tile would only be padding.
+        short = max(tiles.block_m, tiles.block_n) <= 64
+        return (seq > 64 or short) and _PROGRAMS * tiles.shared_bytes <= HOPPER_SHARED_BYTES
+
+    return shortlist(default, forms, fits)
 
 
 def hopper_takes(
@@ -102,12 +132,40 @@ def prepare_hopper(
     key_mask: torch.Tensor | None,
 ) -> Start:
     """What attends with tensors that look like these, which `hopper_takes`; it keeps none of them."""
+    default = hopper_tiles(q.shape[1], score.ranks[0], value.ranks[0])
+    assert default is not None
+
+    def trial() -> Trial[HopperTiles]:
+        batch, seq = q.shape[:2]
+        other = like_output(out)
+        align = math.gcd(16, *out.stride()[:2])
+        masked = key_mask is not None
+        key = key_of(q.dtype, batch=batch, seq=seq, score=score, value=value, mask=masked, align=align)
+
+        def start(tiles: HopperTiles) -> Callable[[], object]:
+            run = _by_tiles(q, k, v, other, score, value, scale, key_mask, tiles)
+            return lambda: run(q, k, v, other, key_mask)
+
+        return Trial("rank space hopper", key, hopper_candidates(default, seq), other, start)
+
+    return _by_tiles(q, k, v, out, score, value, scale, key_mask, choose(default, trial, q))
+
+
+def _by_tiles(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    score: HeadLayout,
+    value: HeadLayout,
+    scale: float,
+    key_mask: torch.Tensor | None,
+    tiles: HopperTiles,
+) -> Start:
     from flashsvd.kernels.rank_space.hopper_kernel import rank_space_hopper_kernel
 
     batch, seq = q.shape[:2]
     heads, score_rank, value_rank = score.heads, score.ranks[0], value.ranks[0]
-    tiles = hopper_tiles(seq, score_rank, value_rank)
-    assert tiles is not None
     count = math.ceil(seq / tiles.block_m) * heads * batch
     stays = _PROGRAMS * _gpu(q.device)[1]
     align = math.gcd(16, *out.stride()[:2])

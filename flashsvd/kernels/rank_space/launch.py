@@ -13,7 +13,9 @@ from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.rank_space.hopper import hopper_takes, prepare_hopper
 from flashsvd.kernels.rank_space.triton_kernel import rank_space_kernel
 from flashsvd.kernels.starter import Launch
-from flashsvd.kernels.tiles import RankSpaceTiles, rank_space_tiles
+from flashsvd.kernels.tile_candidates import rank_space_candidates
+from flashsvd.kernels.tiles import RankSpaceTiles, device_shared_bytes, rank_space_tiles
+from flashsvd.kernels.tuning import Trial, choose, key_of, like_output
 
 _ALIGN = 8
 """Elements of a half type in 16 bytes."""
@@ -59,6 +61,47 @@ def _prepare_triton(
     window: int | None,
 ) -> Start:
     """By `rank_space_kernel`."""
+    default = _tiles(q.shape[1], score, value, q.dtype)
+
+    def trial() -> Trial[RankSpaceTiles]:
+        batch, seq = q.shape[:2]
+        other = like_output(out)
+        key = key_of(
+            q.dtype,
+            batch=batch,
+            seq=seq,
+            score=score,
+            value=value,
+            group=kv_group,
+            mask=key_mask is not None,
+            window=window,
+            align=math.gcd(16, *(t.stride(axis) for t in (q, k, v, out) for axis in (0, 1))),
+        )
+
+        def start(tiles: RankSpaceTiles) -> Callable[[], object]:
+            run = _by_tiles(q, k, v, other, score, value, kv_group, scale, key_mask, window, tiles)
+            return lambda: run(q, k, v, other, key_mask)
+
+        limit = device_shared_bytes(q.device)
+        return Trial("rank space", key, rank_space_candidates(default, seq, q.dtype, limit), other, start)
+
+    tiles = choose(default, trial, q)
+    return _by_tiles(q, k, v, out, score, value, kv_group, scale, key_mask, window, tiles)
+
+
+def _by_tiles(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    score: HeadLayout,
+    value: HeadLayout,
+    kv_group: int,
+    scale: float,
+    key_mask: torch.Tensor | None,
+    window: int | None,
+    tiles: RankSpaceTiles,
+) -> Start:
     batch, seq = q.shape[:2]
     heads = score.heads * kv_group
     strides = {
@@ -67,8 +110,8 @@ def _prepare_triton(
         for axis, letter in enumerate("bs")
     }
     align = math.gcd(16, *strides.values())
-    tiles, constants = _tiled(
-        seq, score, value, q.dtype, kv_group, key_mask is not None, window is not None, align
+    constants = _constants(
+        seq, score, value, kv_group, key_mask is not None, window is not None, align, tiles
     )
     launch = Launch(
         rank_space_kernel,
@@ -185,19 +228,13 @@ def rank_space_constants(
 
 
 @functools.lru_cache(maxsize=1024)
-def _tiled(
-    seq: int,
-    score: HeadLayout,
-    value: HeadLayout,
-    dtype: torch.dtype,
-    kv_group: int,
-    masked: bool,
-    windowed: bool,
-    stride_align: int,
-) -> tuple[RankSpaceTiles, dict[str, int | bool]]:
-    """Tiles and constants, kept: making them took as long on the CPU as the launch."""
-    tiles = rank_space_tiles(seq, score, value, dtype)
-    return tiles, rank_space_constants(seq, score, value, kv_group, masked, windowed, stride_align, tiles)
+def _tiles(seq: int, score: HeadLayout, value: HeadLayout, dtype: torch.dtype) -> RankSpaceTiles:
+    """Kept, as the constants: making them took as long on the CPU as the launch, and a call whose ranks are padded
+    prepares anew each time."""
+    return rank_space_tiles(seq, score, value, dtype)
+
+
+_constants = functools.lru_cache(maxsize=1024)(rank_space_constants)
 
 
 @functools.lru_cache(maxsize=1024)

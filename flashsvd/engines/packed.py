@@ -1,0 +1,114 @@
+"""The first factors of q, k and v as one product, and the heads of q and k rebuilt from it side by side."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+from flashsvd.engines.absorb import ALIGN
+from flashsvd.engines.modules import HeadLowRankLinear
+
+
+@dataclass(frozen=True)
+class Run:
+    """Heads in a row that have one padded rank: one batched product rebuilds them.
+
+    head: the first of them. at: their first column of the rank-space activations, and their first row of second
+    factors.
+    """
+
+    head: int
+    count: int
+    rank: int
+    at: int
+
+    @property
+    def columns(self) -> slice:
+        """Of the rank-space activations, and rows of second factors."""
+        return slice(self.at, self.at + self.count * self.rank)
+
+
+@dataclass(frozen=True)
+class PackedHeads:
+    """q, k and v of one layer. first [Rq + Rk + Rv, d] projects x to their rank space; second [Rq + Rk, h] and bias
+    [(H + Hk)·h] or None rebuild the heads of q and k, of which `runs` says which rows and columns are whose."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+    bias: torch.Tensor | None
+    runs: tuple[Run, ...]
+
+
+def factored_per_head(module: nn.Module) -> TypeGuard[HeadLowRankLinear]:
+    """Whether every head of a projection has factors of its own."""
+    return isinstance(module, HeadLowRankLinear) and not module.layout.shared
+
+
+def pack_heads(q: HeadLowRankLinear, k: HeadLowRankLinear, v: torch.Tensor) -> PackedHeads:
+    """q and k with their ranks padded to multiples of ALIGN, before first factors v [Rv, d] that are padded already.
+
+    At ranks of 29, cuBLAS would load both factors 2 bytes at a time. Factors that need no padding become views of the
+    packed ones, so that they exist once.
+    """
+    ranks = [-(-rank // ALIGN) * ALIGN for module in (q, k) for rank in module.layout.ranks]
+    first = torch.cat([*_padded(q.V, q.layout.ranks), *_padded(k.V, k.layout.ranks), v]).contiguous()
+    second = torch.cat([*_padded(q.U, q.layout.ranks), *_padded(k.U, k.layout.ranks)]).contiguous()
+    bias = None
+    if q.bias is not None or k.bias is not None:
+        zeros = (second.new_zeros(module.layout.heads * module.head_dim) for module in (q, k))
+        biases = (zero if m.bias is None else m.bias.detach() for m, zero in zip((q, k), zeros, strict=True))
+        bias = torch.cat(list(biases))
+    at = 0
+    for module in (q, k):
+        rows = slice(at, at + sum(ranks[: q.layout.heads] if module is q else ranks[q.layout.heads :]))
+        at = rows.stop
+        if rows.stop - rows.start == module.V.shape[0]:
+            module.V = nn.Parameter(first[rows], requires_grad=False)
+            module.U = nn.Parameter(second[rows], requires_grad=False)
+    return PackedHeads(first, second, bias, _runs(ranks))
+
+
+@torch.no_grad()
+def rebuilt(
+    p: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None, runs: Sequence[Run], head_dim: int
+) -> torch.Tensor:
+    """The heads of q and then of k, [B, S, (H + Hk)·h], from rank-space activations p [B, S, R] and what
+    `PackedHeads` holds.
+
+    Every head is written to its place by the product that makes it.
+    """
+    heads = sum(run.count for run in runs)
+    out = p.new_empty(*p.shape[:2], heads * head_dim)
+    # [M, R], [M, H, h]
+    rows, places = p.flatten(0, 1), out.view(-1, heads, head_dim)
+    for run in runs:
+        # [count, M, rank], [count, rank, h]
+        left = rows[:, run.columns].unflatten(1, (run.count, run.rank)).transpose(0, 1)
+        right = second[run.columns].view(run.count, run.rank, head_dim)
+        torch.bmm(left, right, out=places[:, run.head : run.head + run.count].transpose(0, 1))
+    return out if bias is None else out.add_(bias)
+
+
+def _padded(factor: torch.Tensor, ranks: Sequence[int]) -> list[torch.Tensor]:
+    """Rows [R, n] head by head, each with rows of zeros up to the next multiple of ALIGN."""
+    return [pad(part, (0, 0, 0, -len(part) % ALIGN)) for part in factor.detach().split(list(ranks))]
+
+
+def _runs(ranks: Sequence[int]) -> tuple[Run, ...]:
+    """
+    >>> _runs([8, 8, 16])
+    (Run(head=0, count=2, rank=8, at=0), Run(head=2, count=1, rank=16, at=16))
+    """
+    runs = []
+    head = at = 0
+    for rank, alike in itertools.groupby(ranks):
+        count = len(list(alike))
+        runs.append(Run(head, count, rank, at))
+        head, at = head + count, at + count * rank
+    return tuple(runs)
