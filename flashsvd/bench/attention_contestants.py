@@ -145,7 +145,17 @@ class Sublayer:
             scale=self.plan.shape.head_dim**-0.5,
             out=q if absorbed.score.ranks == absorbed.value.ranks else None,
         )
-        return linear(linear(attended, absorbed.out), self.o_u, absorbed.out_bias)
+        # As matrices, as the engine has them: torch would copy heads that lie in q's place, and add the bias in a pass.
+        rows = attended.flatten(0, 1)
+        weight = absorbed.out
+        if not absorbed.whole:
+            rows, weight = torch.mm(rows, absorbed.out.T), self.o_u
+        out = (
+            torch.mm(rows, weight.T)
+            if absorbed.out_bias is None
+            else torch.addmm(absorbed.out_bias, rows, weight.T)
+        )
+        return out.unflatten(0, attended.shape[:2])
 
     @property
     def rank(self) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from flashsvd.engines.absorb import one_product
 from flashsvd.errors import InputError
 from flashsvd.factors import layout_ranks
 from flashsvd.models.shape import ModelShape, Slot
@@ -128,8 +129,9 @@ def rank_space_layer(
     """Attention at head dim r: q·kᵀ = Pq'·Pkᵀ with the factors of q and k folded together, those of v into o.
 
     Per query head i the score rank is s = min(rq, rk), rk where kv heads are shared; a dense head counts as rank
-    h. FLOPs 2·M·d·(Σs + Σ over kv heads of (s + rv)) + 2·B·S²·Σ(s + rv) + 2·M·Ro·(Σrv + d); a dense o costs
-    2·M·Σrv·d. Feed-forward is that of `flash_layer`. Holds without rotary embeddings.
+    h. FLOPs 2·M·d·(Σs + Σ over kv heads of (s + rv)) + 2·B·S²·Σ(s + rv) + 2·M·Ro·(Σrv + d); a dense o, and one whose
+    two products become one (`flashsvd.engines.absorb.one_product`), costs 2·M·Σrv·d. Feed-forward is that of
+    `flash_layer`. Holds without rotary embeddings.
 
     Raises:
         InputError: q, k or v are factored as whole matrices, where heads have no rank of their own.
@@ -147,12 +149,15 @@ def rank_space_layer(
     projected = sum(scores) + sum(scores[::group]) + sum(ranks["v"])
     output = linears["o"]
     hidden = output.slot.out_features
-    folded = output.p_width * (sum(values) + hidden) if output.p_width else sum(values) * hidden
+    through = output.p_width
+    if through and one_product(sum(values), through, hidden):
+        through = 0
+    folded = through * (sum(values) + hidden) if through else sum(values) * hidden
     weights = linears["q"].slot.in_features * projected + folded
     attention = Work(
         flops=2 * tokens * weights + 2 * batch * scored_pairs(seq, window) * (sum(scores) + sum(values)),
         weight_bytes=itemsize * weights,
-        activation_bytes=2 * itemsize * tokens * (projected + sum(values) + output.p_width + hidden),
+        activation_bytes=2 * itemsize * tokens * (projected + sum(values) + through + hidden),
     )
     return attention + _streamed_feed_forward(linears, tokens, itemsize)
 

@@ -122,7 +122,7 @@ def absorb_values(v: nn.Module, o: nn.Module, *, heads: int, head_dim: int) -> A
     values = _heads(v, heads, head_dim, wide)
     out, out_bias = _output(o, values, head_dim, wide)
     whole = not isinstance(o, LowRankLinear)
-    if isinstance(o, LowRankLinear) and _better_whole(o, out.shape[1]):
+    if isinstance(o, LowRankLinear) and one_product(out.shape[1], o.U.shape[1], o.U.shape[0]):
         out, whole = o.U.detach().to(wide) @ out, True
     return AbsorbedValues(
         torch.cat([_pad_rows(head.v) for head in values]).to(like).contiguous(),
@@ -133,9 +133,13 @@ def absorb_values(v: nn.Module, o: nn.Module, *, heads: int, head_dim: int) -> A
     )
 
 
-def _better_whole(o: LowRankLinear, width: int) -> bool:
-    """Whether one product from the heads' `width` columns to the hidden state replaces the two by way of o's rank."""
-    hidden, rank = o.U.shape
+def one_product(width: int, rank: int, hidden: int) -> bool:
+    """Whether one product from the heads' `width` columns to the hidden state replaces the two by way of the output
+    projection's rank.
+
+    >>> one_product(480, 240, 768), one_product(768, 192, 768)
+    (True, False)
+    """
     return width * hidden <= WHOLE_FACTOR * rank * (width + hidden)
 
 

@@ -60,7 +60,10 @@ class FeedForward(Sublayer):
         v2 = first_of(down) if held["down_v"] is None else held["down_v"]
         branch = _branch(up, held["up_u"], held["up_v"], x)
         if gate is None:
-            return flash_svd_ffn(*branch, v2, activation=self.activation, backend=self.backend)
+            p = branch[0]
+            # S takes the place of P, which nobody reads again, where they are of one size.
+            place = p if p is not x and p.shape[1] == v2.shape[0] else None
+            return flash_svd_ffn(*branch, v2, activation=self.activation, out=place, backend=self.backend)
         gated = _branch(gate, held["gate_u"], held["gate_v"], x)
         return flash_svd_glu(*gated, *branch, v2, activation=self.activation, backend=self.backend)
 
