@@ -80,7 +80,9 @@ class RankSpaceAttention(Sublayer):
         if step >= heads:
             # self.qkv is a call in Python, 1 us on the H200's host.
             held: Any = self._buffers
-            q, k, v = linear(x, held["qkv"], held["qkv_bias"]).split(self._packed, -1)
+            packed = linear(x, held["qkv"], held["qkv_bias"])
+            # Tensor.split is Python, and asks more than once whether somebody overrides it.
+            q, k, v = torch.split_with_sizes(packed, self._packed, -1)
             # The heads' outputs take the place of the queries that they were made from.
             place = q if self.score.ranks == self.value.ranks else None
             attended = self.attend(q, k, v, self.score, self.value, key_mask, place).flatten(0, 1)

@@ -38,6 +38,13 @@ def stream(
     Raises:
         InputError: whole-matrix factors of a family with rotary positions, which no kernel here streams.
     """
+    from transformers.utils.output_capturing import _active_collector
+
+    def collecting() -> bool:
+        """Whether transformers is collecting hidden states for this call (output_hidden_states=True)."""
+        collected = _active_collector.get()
+        return collected is not None and "hidden_states" in collected
+
     blocks = family.layers(model.base_model)
     _attach(model, family, shape, backend, rebuild)
 
@@ -49,7 +56,7 @@ def stream(
                 f"the flash engine takes a padding mask [batch, sequence], got {list(key_mask.shape)}; "
                 "use the lowrank engine for other masks"
             )
-        if not x.is_contiguous() or (index and _is_kept(blocks[index - 1])) or _collecting():
+        if not x.is_contiguous() or (index and _is_kept(blocks[index - 1])) or collecting():
             x = x.clone(memory_format=torch.contiguous_format)
         return blocks[index].flash_attention(x, key_mask, rotation)  # type: ignore[operator]
 
@@ -150,19 +157,12 @@ def _norm(module: nn.Module) -> Norm | None:
 
 def _is_kept(block: nn.Module) -> bool:
     """Whether a forward hook may still hold a block's output. Hooks that say `reads_at_once`, and those of
-    transformers, which `_collecting` answers for, do not count."""
-    return any(
+    transformers, which the caller answers for, do not count."""
+    # Asked for every block of every call, nearly always of none.
+    return bool(block._forward_hooks) and any(
         not getattr(hook, "reads_at_once", False) and hook.__module__ != "transformers.utils.output_capturing"
         for hook in block._forward_hooks.values()
     )
-
-
-def _collecting() -> bool:
-    """Whether transformers is collecting hidden states for this call (output_hidden_states=True)."""
-    from transformers.utils.output_capturing import _active_collector
-
-    collected = _active_collector.get()
-    return collected is not None and "hidden_states" in collected
 
 
 def _register_attention() -> None:
