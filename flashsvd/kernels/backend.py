@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -59,6 +60,21 @@ def on_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[object]
     if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
         return contextlib.nullcontext()
     return torch.cuda.device(tensor.device)
+
+
+class Gpu(NamedTuple):
+    """What tiles and plans ask of a CUDA device: compute capability and multiprocessors."""
+
+    major: int
+    minor: int
+    multiprocessors: int
+
+
+@functools.cache
+def gpu_of(device: torch.device) -> Gpu:
+    """The GPU behind a CUDA device."""
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu(properties.major, properties.minor, properties.multi_processor_count)
 
 
 def interpreting() -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from flashsvd.kernels.arguments import check_compiled
-from flashsvd.kernels.backend import Backend
+from flashsvd.kernels.backend import Backend, gpu_of
 from flashsvd.kernels.ffn.hopper import HopperTiles, hopper_reads, prepare_hopper
 from flashsvd.kernels.ffn.naive import naive_ffn
 from flashsvd.kernels.ffn.operands import FfnOperands, as_matrix
@@ -81,7 +81,10 @@ def _naive(ffn: FfnOperands, out: torch.Tensor) -> None:
 
 def plan_of(ffn: FfnOperands) -> FfnPlan:
     """`ffn_plan` for these tensors and the GPU that they are on, or the CPU."""
-    kind, multiprocessors = ("cpu", None) if not ffn.p.is_cuda else _gpu(ffn.p.device)
+    kind, multiprocessors = "cpu", None
+    if ffn.p.is_cuda:
+        gpu = gpu_of(ffn.p.device)
+        kind, multiprocessors = f"sm_{gpu.major}{gpu.minor}", gpu.multiprocessors
     return ffn_plan(
         ffn.rows,
         ffn.width,
@@ -97,12 +100,6 @@ def plan_of(ffn: FfnOperands) -> FfnPlan:
         wide_loads=ffn.wide_loads,
         activation=ffn.activation,
     )
-
-
-@functools.cache
-def _gpu(device: torch.device) -> tuple[str, int]:
-    properties = torch.cuda.get_device_properties(device)
-    return f"sm_{properties.major}{properties.minor}", properties.multi_processor_count
 
 
 def _kernel(ffn: FfnOperands, tiles: FfnTiles, out: torch.Tensor) -> Start:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from flashsvd.kernels.backend import gpu_of
 from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.starter import Launch
 from flashsvd.kernels.tile_candidates import shortlist
@@ -116,7 +116,7 @@ def hopper_takes(
         and len({*score.ranks}) == len({*value.ranks}) == 1
         and hopper_tiles(q.shape[1], score.ranks[0], value.ranks[0]) is not None
         and all(describable(tensor) for tensor in (q, k, v))
-        and _gpu(q.device)[0] == 9
+        and gpu_of(q.device).major == 9
         and has_gluon()
     )
 
@@ -167,7 +167,7 @@ def _by_tiles(
     batch, seq = q.shape[:2]
     heads, score_rank, value_rank = score.heads, score.ranks[0], value.ranks[0]
     count = math.ceil(seq / tiles.block_m) * heads * batch
-    stays = _PROGRAMS * _gpu(q.device)[1]
+    stays = _PROGRAMS * gpu_of(q.device).multiprocessors
     align = math.gcd(16, *out.stride()[:2])
     makers = [
         descriptors(tensor, (1, rows, columns))
@@ -204,10 +204,3 @@ def _by_tiles(
         launch(*[make(tensor) for make, tensor in zip(makers, (q, k, v), strict=True)], out, mask)
 
     return start
-
-
-@functools.cache
-def _gpu(device: torch.device) -> tuple[int, int]:
-    """Major compute capability and number of multiprocessors."""
-    properties = torch.cuda.get_device_properties(device)
-    return properties.major, properties.multi_processor_count
