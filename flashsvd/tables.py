@@ -48,13 +48,15 @@ def read_table(path: Path, kind: Kind) -> tuple[dict[str, Any], pa.Table]:
     """The header and the table.
 
     Raises:
-        InputError: not this kind of file, truncated, too large, or from another version.
+        InputError: no file there, not of this kind, truncated, too large, or from another version.
     """
     try:
         if path.stat().st_size > _LIMIT_BYTES:
             raise InputError(f"{path.name} is larger than a {kind.name} may be ({_LIMIT_BYTES // 2**20} MiB)")
         table = pq.read_table(path)
         header = json.loads((table.schema.metadata or {})[_HEADER])
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}; expected a {kind.name}") from None
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         if isinstance(error, InputError):
             raise
