@@ -56,7 +56,7 @@ def read_table(path: Path, kind: Kind) -> tuple[dict[str, Any], pa.Table]:
         table = pq.read_table(path)
         header = json.loads((table.schema.metadata or {})[_HEADER])
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}; expected a {kind.name}") from None
+        raise InputError(f"{path.name} is not there; expected a {kind.name} at {path}") from None
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -257,7 +257,7 @@ def _header(**changes: Any) -> Callable[[Path], None]:
         (_cut, "is not a bench recording or is cut short"),
         (_text, "is not a bench recording or is cut short"),
         (_plain_table, "is not a bench recording or is cut short"),
-        (Path.unlink, "there is no file"),
+        (Path.unlink, "is not there; expected a bench recording"),
         (_other_kind, "has format 'flashsvd-recording/1', expected 'flashsvd-bench-recording/1'"),
         (_fewer_columns, "lacks the columns p50_ms, gate_error"),
         (_words_for_numbers, "is malformed"),

@@ -55,7 +55,7 @@ def test_odd_arguments_are_one_line(file: Path, page: Path, tmp_path: Path) -> N
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "bare.md").write_text("no markers")
     cases: tuple[tuple[tuple[object, ...], str], ...] = (
-        ((tmp_path / "missing.parquet",), "is not a bench recording"),
+        ((tmp_path / "missing.parquet",), "is not there"),
         ((page,), "is not a bench recording"),
         ((file, "--write", page, "--check", page), "give one of --write and --check"),
         ((file, "--write", tmp_path / "bare.md"), "must hold the line"),
