@@ -3,7 +3,7 @@
 At [16, 512], 12 heads, bf16, on an H200: 37 us at rank 40 where `triton_kernel` takes 43 and cuDNN 39; at [4, 2048]
 118, 142 and 122; at [1, 16384] 1640, 2007 and 1669. What it does that they do not: 48 columns of scores for a rank of
 40 (three steps of 16 in place of four), and programs that stay for several tiles and have the next tile's queries and
-keys fetched while they finish one (41 us without, at S = 512). What gained nothing: a polynomial for every second or
+keys fetched while they finish one (38.5 us without, at S = 512). What gained nothing: a polynomial for every second or
 fourth exp2 (2 to 7 % slower: instructions are as scarce as the exp2 unit), and keeping ptxas from moving the wait for
 the second product ahead of the softmax (two programs on a multiprocessor overlap each other anyway).
 
@@ -231,8 +231,8 @@ def rank_space_hopper_kernel(
             weights = _weights(scores, new_pivot, scale_log2, BM, BN, SL)
             total = total * shrink + gl.sum(weights, 1)
             pivot = new_pivot
-            # No product may run while its sums are scaled, or ptxas makes all of them wait for each other (1976 us at
-            # S = 16384), nor while p, which it reads from registers, is written.
+            # No product may run while its sums are scaled, or ptxas makes all of them wait for each other (a first
+            # version: 1976 us at S = 16384), nor while p, which it reads from registers, is written.
             acc, weights = warpgroup_mma_wait(0, deps=[summed, weights])
             acc = acc * gl.convert_layout(shrink, ROWS)[:, None]
             p = gl.convert_layout(weights.to(dtype), WL)
