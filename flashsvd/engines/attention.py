@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
 from flashsvd.engines.absorb import Absorbed, AbsorbedValues
 from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear, projection
@@ -25,6 +24,7 @@ from flashsvd.engines.sublayer import (
 from flashsvd.errors import InputError
 from flashsvd.kernels.attention import flash_svd_attention
 from flashsvd.kernels.layout import HeadLayout
+from flashsvd.kernels.linear import linear
 from flashsvd.kernels.rank_space import rank_space_attention
 from flashsvd.kernels.rotary import rotate_heads
 
@@ -80,7 +80,7 @@ class RankSpaceAttention(Sublayer):
         if step >= heads:
             # self.qkv is a call in Python, 1 us on the H200's host.
             held: Any = self._buffers
-            packed = linear(x, held["qkv"], held["qkv_bias"])
+            packed = linear(x, held["qkv"], held["qkv_bias"], backend=self.backend)
             # Tensor.split is Python, and asks more than once whether somebody overrides it.
             q, k, v = torch.split_with_sizes(packed, self._packed, -1)
             # The heads' outputs take the place of the queries that they were made from.
@@ -106,7 +106,10 @@ class RankSpaceAttention(Sublayer):
         at, v_at = self.score.spans[first][0], self.value.spans[first][0]
         starts = (at, self.score.p_width + at, 2 * self.score.p_width + v_at)
         rows = [slice(s, s + layout.p_width) for s, layout in zip(starts, (score, score, value), strict=True)]
-        q, k, v = (linear(x, self.qkv[r], None if self.qkv_bias is None else self.qkv_bias[r]) for r in rows)
+        q, k, v = (
+            linear(x, self.qkv[r], None if self.qkv_bias is None else self.qkv_bias[r], backend=self.backend)
+            for r in rows
+        )
         columns = slice(v_at, v_at + value.p_width)
         if self._whole:
             if mixed is None:
@@ -117,7 +120,7 @@ class RankSpaceAttention(Sublayer):
         del q, k, v
         share = self.out[:, columns]
         if mixed is None:
-            return linear(attended, share)
+            return linear(attended, share, backend=self.backend)
         mixed.view(-1, mixed.shape[-1]).addmm_(attended.flatten(0, 1), share.T)
         return mixed
 
@@ -275,8 +278,8 @@ class RotaryAttention(Sublayer):
         held: Any = self._buffers
         if not self._runs:
             q, k, _ = self._qko
-            return q(x), k(x), linear(x, held["v"]), None
-        p = linear(x, held["qkv"])
+            return q(x), k(x), linear(x, held["v"], backend=self.backend), None
+        p = linear(x, held["qkv"], backend=self.backend)
         turned, value = held["qk_second"].shape[0], self.value.p_width
         heads = rebuilt(p, held["qk_second"], held["qk_bias"], self._runs, self.head_dim)
         q, k = heads.split(self.score.p_width, -1)

@@ -13,6 +13,7 @@ from flashsvd.engines.absorb import aligned
 from flashsvd.engines.modules import LowRankLinear
 from flashsvd.engines.sublayer import Norm, Sublayer, batch_slices, bias_of, first_of, second_of
 from flashsvd.kernels.ffn import flash_svd_ffn, flash_svd_glu
+from flashsvd.kernels.ffn_block import flash_svd_ffn_block
 
 
 class FeedForward(Sublayer):
@@ -73,6 +74,51 @@ class FeedForward(Sublayer):
             return None, bias_of(down)
         padded = self._buffers["down_u"]
         return (down.U if padded is None else padded), bias_of(down)
+
+
+class PostNormFeedForward(FeedForward):
+    """A feed-forward between factors, with the norm of the attention before it and its own: one kernel where there is
+    one (`flashsvd.kernels.ffn_block`). The attention leaves its bias and norm to it (`Sublayer.open`)."""
+
+    def __init__(
+        self,
+        up: LowRankLinear,
+        down: LowRankLinear,
+        activation: str,
+        norm: Norm,
+        backend: str | None,
+        attention: Sublayer,
+    ) -> None:
+        super().__init__(up, down, None, activation, norm, False, backend)
+        self._factored = (up, down)
+        # In a tuple, as it is a module of the block already.
+        self._before = (attention,)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        key_mask: torch.Tensor | None = None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        held: Any = self._buffers
+        up, down = self._factored
+        v1, u1 = (up.V, up.U) if held["up_v"] is None else (held["up_v"], held["up_u"])
+        v2, u2 = (down.V, down.U) if held["down_v"] is None else (held["down_v"], held["down_u"])
+        before = self._before[0]
+        assert self.norm is not None and before.norm is not None
+        return flash_svd_ffn_block(
+            x,
+            v1,
+            u1,
+            up.bias,
+            v2,
+            u2,
+            down.bias,
+            self.norm.of_block(None),
+            entry=before.norm.of_block(before.last()[1]),
+            activation=self.activation,
+            backend=self.backend,
+        )
 
 
 def _branch(

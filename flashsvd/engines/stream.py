@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from torch import nn
 from flashsvd.engines.absorb import Absorbed, absorb, absorb_values, can_absorb
 from flashsvd.engines.attention import RankSpaceAttention, RebuiltAttention, RotaryAttention, Rotation
 from flashsvd.engines.embeddings import stream_embeddings
-from flashsvd.engines.feed_forward import FeedForward
-from flashsvd.engines.modules import HeadLowRankLinear
+from flashsvd.engines.feed_forward import FeedForward, PostNormFeedForward
+from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear
 from flashsvd.engines.sublayer import Norm, Sublayer
 from flashsvd.errors import InputError
 from flashsvd.models.family import Family
@@ -58,7 +59,11 @@ def stream(
             )
         if not x.is_contiguous() or (index and _is_kept(blocks[index - 1])) or collecting():
             x = x.clone(memory_format=torch.contiguous_format)
-        return blocks[index].flash_attention(x, key_mask, rotation)  # type: ignore[operator]
+        sublayer: Any = blocks[index].flash_attention
+        if isinstance(blocks[index].flash_feed_forward, PostNormFeedForward):
+            sublayer.open(x, key_mask, rotation)
+            return x
+        return sublayer(x, key_mask, rotation)
 
     def feed_forward(index: int, x: torch.Tensor) -> torch.Tensor:
         return blocks[index].flash_feed_forward(x)  # type: ignore[operator]
@@ -103,15 +108,28 @@ def _attach(model: Any, family: Family, shape: ModelShape, backend: str | None, 
                 backend,
             )
         block.flash_attention = attention
-        block.flash_feed_forward = FeedForward(
-            linears["up"],
-            linears["down"],
-            linears.get("gate"),
-            activation,
-            norms["feed_forward"],
-            family.pre_norm,
-            backend,
+        block.flash_feed_forward = _feed_forward(
+            linears, activation, norms, family.pre_norm, backend, attention
         )
+
+
+def _feed_forward(
+    linears: Mapping[str, nn.Module],
+    activation: str,
+    norms: Mapping[str, Norm | None],
+    pre_norm: bool,
+    backend: str | None,
+    attention: Sublayer,
+) -> FeedForward:
+    up, down, gate = linears["up"], linears["down"], linears.get("gate")
+    norm = norms["feed_forward"]
+    if (
+        isinstance(up, LowRankLinear)
+        and isinstance(down, LowRankLinear)
+        and not (pre_norm or gate or norm is None or norms["attention"] is None)
+    ):
+        return PostNormFeedForward(up, down, activation, norm, backend, attention)
+    return FeedForward(up, down, gate, activation, norm, pre_norm, backend)
 
 
 def _rotary(

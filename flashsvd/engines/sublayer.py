@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from flashsvd.engines.modules import LowRankLinear
+from flashsvd.kernels.ffn_block import BlockNorm
 from flashsvd.kernels.norm import fused_norm
 
 SLICE_SHARE = 1.25
@@ -71,6 +72,11 @@ class Norm:
         weight: Any = self.module.weight
         return fused_norm(x, weight, shift, self.eps, bias=bias, kind=self.kind, out=out, backend=backend)
 
+    def of_block(self, bias: torch.Tensor | None) -> BlockNorm:
+        """The same norm(x + bias) for the kernel that takes a feed-forward with the norms around it."""
+        weight: Any = self.module.weight
+        return BlockNorm(weight, bias_of(self.module), self.eps, bias, self.kind)
+
 
 class Sublayer(nn.Module):
     """x + f(x), normed before or after, in the place of x; `norm` None is the identity.
@@ -93,8 +99,24 @@ class Sublayer(nn.Module):
     ) -> torch.Tensor:
         """x [B, S, d], contiguous, is written over and returned; key_mask [B, S] bool or None; rotation: cosines and
         sines [B or 1, S, h] or None."""
+        self.open(x, key_mask, rotation)
+        bias = self.last()[1]
+        if self.norm is not None and not self.pre_norm:
+            # Once over all pieces: a launch fewer for each.
+            self.norm(x, bias=bias, out=x, backend=self.backend)
+        elif bias is not None:
+            x.add_(bias)
+        return x
+
+    def open(
+        self,
+        x: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        """`forward` but for what comes after the last product: its bias, and the norm of a post-norm sublayer."""
         pieces = self.cut(x)
-        weight, bias = self.last()
+        weight = self.last()[0]
         for piece in pieces:
             part, mask, turns = x, key_mask, rotation
             if len(pieces) > 1:
@@ -113,12 +135,6 @@ class Sublayer(nn.Module):
                 rows.addmm_(inner, weight.T)
             # Before the next piece makes its own.
             del inner, source
-        if self.norm is not None and not self.pre_norm:
-            # Once over all pieces: a launch fewer for each.
-            self.norm(x, bias=bias, out=x, backend=self.backend)
-        elif bias is not None:
-            x.add_(bias)
-        return x
 
     def cut(self, x: torch.Tensor) -> Sequence[slice]:
         """Slices of the batch, all of it together."""

@@ -26,8 +26,10 @@ from flashsvd.errors import InputError
 from flashsvd.kernels.backend import interpreting
 from flashsvd.kernels.ffn.hopper_case import HopperCase, hopper_cases
 from flashsvd.kernels.ffn.tiles import ffn_tiles
+from flashsvd.kernels.ffn_block.hopper_case import BlockCase, block_cases
 from flashsvd.kernels.gluon_case import SM as HOPPER
 from flashsvd.kernels.layout import HeadLayout
+from flashsvd.kernels.linear.hopper_case import LinearCase, linear_cases
 from flashsvd.kernels.rank_space.compile_case import RankSpaceCase, rank_space_cases
 from flashsvd.kernels.rank_space.hopper_case import RankSpaceHopperCase, rank_space_hopper_cases
 from flashsvd.kernels.tiles import attention_tiles, shared_limit_bytes
@@ -84,7 +86,7 @@ class FfnCase:
     """Of the output factor; 0 without one."""
 
 
-GluonCase = HopperCase | RankSpaceHopperCase
+GluonCase = HopperCase | BlockCase | RankSpaceHopperCase | LinearCase
 Case = AttentionCase | FfnCase | RankSpaceCase | GluonCase
 
 
@@ -118,7 +120,9 @@ def default_cases() -> tuple[Case, ...]:
         FfnCase("fp16 v2 swiglu odd", torch.float16, 59, 7, "silu", rank_up=40, out_width=100, width=100),
         *rank_space_cases(),
         *hopper_cases(),
+        *block_cases(),
         *rank_space_hopper_cases(),
+        *linear_cases(),
     )
 
 

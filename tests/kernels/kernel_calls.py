@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
+from ffn_block_cases import BlockForm, block_inputs, run_block, run_hopper
 from ffn_cases import Form, operands
 from ffn_cases import run as run_op
 from kernel_cases import GPU_DTYPES, AttentionCase, attention_inputs, guarded, same
@@ -23,6 +24,9 @@ from flashsvd.kernels.ffn.hopper import hopper_reads, hopper_tiles, launch_hoppe
 from flashsvd.kernels.ffn.operands import FfnOperands
 from flashsvd.kernels.ffn.plan import kernel_takes
 from flashsvd.kernels.ffn.tiles import FfnTiles, ffn_tiles
+from flashsvd.kernels.ffn_block.operands import BlockOperands
+from flashsvd.kernels.linear import linear as linear_op
+from flashsvd.kernels.linear.hopper import TILES, LinearTiles, by_tiles, linear_candidates
 from flashsvd.kernels.norm import Kind, fused_norm
 from flashsvd.kernels.tiles import shared_limit_bytes
 
@@ -160,6 +164,80 @@ def triton_tiles(given: FfnOperands, sm: int) -> FfnTiles:
     )
 
 
+def ffn_block(form: BlockForm, tall: bool = False) -> KernelCall:
+    """The feed-forward sublayer by its one kernel, whatever the plan would choose; `tall`: by tiles of many rows."""
+    return KernelCall(
+        "ffn_block_hopper",
+        f"{form.name}{' tall' if tall else ''}",
+        functools.partial(block_inputs, form),
+        functools.partial(_run_block, tall),
+        dtypes=HALF_DTYPES,
+        aligned=True,
+        needs_hopper=True,
+    )
+
+
+def _run_block(
+    tall: bool, given: BlockOperands, backend: str | None, out: torch.Tensor | None
+) -> torch.Tensor:
+    # It writes over its input, which is to be the same for the next call.
+    given = given._replace(x=given.x.clone() if out is None else out.copy_(given.x))
+    return run_hopper(given, tall) if backend == "triton" else run_block(given, backend)
+
+
+class LinearInputs(NamedTuple):
+    """The arguments of one product."""
+
+    x: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+def linear(rows: int, width: int, depth: int, bias: bool = True, tiles: LinearTiles = TILES) -> KernelCall:
+    """A product by the Hopper kernel, whatever would be worth it."""
+    name = f"M{rows} N{width} K{depth}{'' if bias else ' no bias'}"
+    return KernelCall(
+        "linear_hopper",
+        name if tiles == TILES else f"{name} by {tiles.block_m}x{tiles.block_n}x{tiles.block_k}",
+        functools.partial(linear_inputs, (rows,), width, depth, bias),
+        functools.partial(_run_linear, tiles),
+        dtypes=HALF_DTYPES,
+        aligned=True,
+        needs_hopper=True,
+    )
+
+
+def linear_inputs(
+    leading: tuple[int, ...], width: int, depth: int, bias: bool, dtype: torch.dtype, seed: int = 0
+) -> LinearInputs:
+    """x [*leading, depth], and a weight and a bias that make outputs of about unit size."""
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, shift = (
+        torch.randn(*shape, generator=generator) for shape in ((*leading, depth), (width, depth), (width,))
+    )
+    return LinearInputs(x.to(dtype), (weight / depth**0.5).to(dtype), shift.to(dtype) if bias else None)
+
+
+def _run_linear(
+    tiles: LinearTiles, given: LinearInputs, backend: str | None, out: torch.Tensor | None
+) -> torch.Tensor:
+    if backend != "triton":
+        made = linear_op(*given, backend=backend)
+        return made if out is None else out.copy_(made)
+    return multiply(given, out, tiles)
+
+
+def multiply(
+    given: LinearInputs, out: torch.Tensor | None = None, tiles: LinearTiles = TILES
+) -> torch.Tensor:
+    """The product by the Hopper kernel, into out."""
+    if out is None:
+        shape = (*given.x.shape[:-1], given.weight.shape[0])
+        out = torch.empty(shape, dtype=given.x.dtype, device=given.x.device)
+    by_tiles(*given, out, tiles)(*given, out)
+    return out
+
+
 @dataclass(frozen=True)
 class NormInputs:
     """The arguments of one norm: of `x` alone, or of the sum of rows that `x` and `index` look up."""
@@ -279,6 +357,12 @@ ENDURANCE = (
     ffn(Form(4097, 1024, 240, 240, "gelu_tanh"), "hopper"),
     ffn(Form(4097, 520, 312, 312, "relu", bias=False), "hopper"),
     ffn(Form(129, 72, 40, 16), "hopper"),
+    ffn_block(BlockForm(8449, 768, 1024, 240, 240)),
+    ffn_block(BlockForm(4097, 1024, 520, 104, 128, "silu", without=("entry", "b1"))),
+    ffn_block(BlockForm(1025, 2048, 200, 256, 240, "gelu_tanh"), tall=True),
+    linear(8192, 1440, 768),
+    linear(16387, 240, 776, bias=False),
+    linear(8449, 2312, 264),
     ffn(Form(4097, 1024, 512, 512), "chunked"),
     ffn(Form(1025, 520, 59, 59, "silu", rank_up=40), "chunked"),
     ffn(Form(4097, 1024, 96, 240, "gelu", rank_up=96)),
@@ -321,6 +405,16 @@ SANITIZED = (
     ffn(Form(129, 104, 312, 312, "gelu_tanh", bias=False), "hopper"),
     ffn(Form(1000, 3072, 240, 240), "hopper"),
     ffn(Form(1000, 136, 240, 240), "hopper tall"),
+    ffn_block(BlockForm(1, 64, 72, 8, 8, "relu", without=("b1", "b2", "shift", "entry"))),
+    ffn_block(BlockForm(129, 128, 72, 40, 104, "silu", without=("entry shift", "entry bias"))),
+    ffn_block(BlockForm(333, 768, 520, 240, 240)),
+    ffn_block(BlockForm(333, 1088, 136, 240, 256, "gelu_tanh"), tall=True),
+    linear(1, 8, 64),
+    linear(129, 200, 72, bias=False),
+    # More tiles than an H200 has multiprocessors, and fewer steps than stages.
+    linear(1000, 4480, 72),
+    linear(1000, 1440, 520),
+    *(linear(333, 520, 200, tiles=tiles) for tiles in linear_candidates()[1:]),
     ffn(Form(1, 72, 40, 40, "silu", rank_up=8)),
     ffn(Form(129, 97, 7, 59, "gelu", rank_up=16, bias=False)),
     ffn(Form(1000, 520, 96, 240, "gelu_tanh", rank_up=64)),
@@ -340,3 +434,20 @@ SANITIZED = (
     rotary(1, 97, 3, 5, 256),
 )
 """Small and odd, a handful per kernel: each compiles for seconds. Chunks are left out, as cuBLAS makes them."""
+
+
+_BITS = {2: torch.int16, 4: torch.int32}
+
+
+def count_different(
+    call: Callable[[], torch.Tensor], first: torch.Tensor, runs: int, before: Callable[[], None] | None = None
+) -> int:
+    """How many of the runs differ from `first` in any bit; counted where they are made and read once."""
+    # As integers: -0 is equal to 0, and NaN to nothing.
+    bits = _BITS[first.element_size()]
+    different = torch.zeros((), dtype=torch.int64, device=first.device)
+    for _ in range(runs):
+        if before is not None:
+            before()
+        different += (call().view(bits) != first.view(bits)).any()
+    return int(different)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from flashsvd.kernels import HeadLayout, flash_svd_ffn, rank_space_attention
+from flashsvd.kernels import BlockNorm, HeadLayout, flash_svd_ffn, flash_svd_ffn_block, rank_space_attention
+from flashsvd.kernels.backend import gpu_of
 from flashsvd.kernels.ffn import flash_svd_glu
+from flashsvd.kernels.linear import linear
 from flashsvd.kernels.norm import fused_norm
 from flashsvd.kernels.rotary import rotate_heads
 
@@ -52,6 +54,34 @@ def glu_call(start: int, rows: int, width: int, dtype: torch.dtype, backend: str
     return lambda: flash_svd_glu(p, u, None, up_p, up_u, None, v2, activation="silu", backend=backend)
 
 
+def ffn_block_call(
+    start: int, rows: int, width: int, dtype: torch.dtype, backend: str | None, device: str
+) -> Call:
+    shapes = ((2, rows, 32), (16, 32), (width, 16), (width,), (16, width), (32, 16), (32,))
+    x, v1, u1, b1, v2, u2, weight = (at(start, *shape, dtype=dtype, device=device) for shape in shapes)
+    b1 = b1 if rows % 2 else None  # type: ignore[assignment]
+
+    def call() -> torch.Tensor:
+        norm = BlockNorm(weight, weight, 1e-5)
+        entry = norm._replace(bias=weight) if rows % 2 else None
+        return flash_svd_ffn_block(
+            x.clone(), v1, u1, b1, v2, u2, weight, norm, entry=entry, activation="gelu", backend=backend
+        )
+
+    return call
+
+
+def linear_call(
+    start: int, rows: int, width: int, dtype: torch.dtype, backend: str | None, device: str
+) -> Call:
+    # On a GPU so wide that a Hopper one takes it, with its programs busy.
+    columns = 24 if device == "cpu" else 256 * gpu_of(torch.device(device)).multiprocessors
+    shapes = ((2, rows, 256 + width), (columns, 256 + width), (columns,))
+    x, weight, bias = (at(start, *shape, dtype=dtype, device=device) for shape in shapes)
+    bias = bias if rows % 2 else None  # type: ignore[assignment]
+    return lambda: linear(x, weight, bias, backend=backend)
+
+
 def rotary_call(
     start: int, rows: int, width: int, dtype: torch.dtype, backend: str | None, device: str
 ) -> Call:
@@ -67,3 +97,7 @@ def rotary_call(
 
 
 CALLS = (norm_call, rank_space_call, ffn_call, glu_call, rotary_call)
+SEQUENCES = (ffn_block_call,)
+"""Calls that start several kernels one after another."""
+PRODUCTS = (linear_call,)
+"""Calls that start no kernel of this package but on a Hopper GPU."""

@@ -12,31 +12,28 @@ from pathlib import Path
 import pytest
 import sanitize
 import torch
-from kernel_calls import ENDURANCE, SANITIZED, KernelCall, floats_mapped, mapped, triton_tiles
+import turns
+from kernel_calls import (
+    ENDURANCE,
+    SANITIZED,
+    KernelCall,
+    count_different,
+    floats_mapped,
+    mapped,
+    triton_tiles,
+)
 from kernel_cases import DTYPES
 from side_load import SideLoad
 
 from flashsvd.kernels.ffn.hopper import hopper_reads, hopper_tiles
 from flashsvd.kernels.ffn.operands import FfnOperands
 from flashsvd.kernels.ffn.plan import kernel_takes
+from flashsvd.kernels.ffn_block.hopper import block_tiles
+from flashsvd.kernels.ffn_block.operands import BlockOperands
 from flashsvd.kernels.gate import assert_close
+from flashsvd.kernels.tma import describable
 
 RUNS = 1000
-_BITS = {2: torch.int16, 4: torch.int32}
-
-
-def count_different(
-    call: Callable[[], torch.Tensor], first: torch.Tensor, runs: int, before: Callable[[], None] | None = None
-) -> int:
-    """How many of the runs differ from `first` in any bit; counted where they are made and read once."""
-    # As integers: -0 is equal to 0, and NaN to nothing.
-    bits = _BITS[first.element_size()]
-    different = torch.zeros((), dtype=torch.int64, device=first.device)
-    for _ in range(runs):
-        if before is not None:
-            before()
-        different += (call().view(bits) != first.view(bits)).any()
-    return int(different)
 
 
 def requested_peak(work: Callable[[], int]) -> tuple[int, int]:
@@ -70,6 +67,15 @@ def test_a_thousand_runs_are_one_run_and_keep_no_memory(case: KernelCall, busy: 
         assert different == 0, f"{different} of {RUNS} runs differ from the first"
         assert torch.cuda.memory_allocated() == held
         assert peak <= usual
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+def test_processes_that_take_turns_change_nothing() -> None:
+    program = [sys.executable, str(Path(turns.__file__)), "200"]
+    started = [subprocess.Popen(program, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    said = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 6, said
 
 
 def sanitizer(tool: str, *program: str) -> subprocess.CompletedProcess[str]:
@@ -131,8 +137,14 @@ def test_the_kernel_named_takes_its_call(call: KernelCall) -> None:
     if not call.kernel.startswith(("ffn", "glu")) or call.kernel.endswith("chunked"):
         return
     for dtype in call.dtypes:
-        given: FfnOperands = call.inputs(dtype)
-        if call.needs_hopper:
+        given: FfnOperands | BlockOperands = call.inputs(dtype)
+        if isinstance(given, BlockOperands):
+            fenced: BlockOperands = floats_mapped(given, call.fence)
+            assert all(
+                describable(matrix) for matrix in (fenced.x, fenced.v1, fenced.u1, fenced.v2, fenced.u2)
+            )
+            assert block_tiles(given.rows, given.hidden, given.rank_in, given.rank_out)
+        elif call.needs_hopper:
             assert hopper_reads(floats_mapped(given, call.fence))
             assert hopper_tiles(given.rows, given.rank_in, given.rank_out)
         else:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_cases import skip_without_interpreter
-from repeat_cases import CALLS, LAYOUT, Call, norm_call
+from repeat_cases import CALLS, LAYOUT, PRODUCTS, SEQUENCES, Call, norm_call
 
 from flashsvd.errors import InputError
 from flashsvd.kernels import flash_svd_ffn, norm, rank_space_attention
@@ -70,7 +70,7 @@ def test_an_op_is_bounded_too(backend: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("backend", ["torch", "interpret"])
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [*CALLS, *SEQUENCES, *PRODUCTS])
 def test_no_tensor_is_kept(call: Callable[..., Call], backend: str) -> None:
     skip_without_interpreter(backend)
     run = call(0, 3, 32, torch.float32, backend, "cpu")
@@ -168,7 +168,7 @@ def repeats_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("sizes", [(0, 130, 64), (0, 17, 1024), (8, 64, 256)], ids=str)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [*CALLS, *SEQUENCES, *PRODUCTS])
 def test_a_repeated_launch_gives_what_the_first_gave(
     call: Callable[..., Call], sizes: tuple[int, int, int], repeats_only: Callable[[], None]
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_repeated_launch_gives_what_the_first_gave(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [*CALLS, *SEQUENCES, *PRODUCTS])
 def test_a_repeated_launch_waits_for_its_own_stream(call: Callable[..., Call]) -> None:
     """Its output follows what its stream has still to do."""
     run = call(0, 64, 256, torch.bfloat16, "triton", "cuda")

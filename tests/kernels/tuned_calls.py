@@ -8,16 +8,26 @@ from collections.abc import Callable, Mapping
 import torch
 from ffn_cases import Form, operands
 from ffn_cases import run as run_op
-from kernel_calls import KernelCall, attention, mapped, norm, rank_space
+from kernel_calls import KernelCall, attention, linear_inputs, mapped, norm, rank_space
 from kernel_cases import same
 from rank_space_cases import Case
 
 from flashsvd.kernels.gate import assert_close
+from flashsvd.kernels.linear import linear
 
 
 def _op(form: Form) -> KernelCall:
     """A feed-forward op as its plan has it."""
     return KernelCall("ffn", form.name, functools.partial(operands, form), run_op)
+
+
+def _product(rows: int, width: int, depth: int) -> KernelCall:
+    return KernelCall(
+        "linear",
+        f"M{rows} N{width} K{depth}",
+        functools.partial(linear_inputs, (rows,), width, depth, True),
+        lambda given, backend, out: linear(*given, backend=backend),
+    )
 
 
 def _judged(call: KernelCall, dtype: torch.dtype, backend: str | None, device: str) -> None:
@@ -42,10 +52,11 @@ def _tensors(value: object) -> list[torch.Tensor]:
 def forget_calls() -> None:
     """Ops prepare again what they had prepared, as in a new process."""
     from flashsvd.kernels import ffn, rank_space
+    from flashsvd.kernels import linear as products
     from flashsvd.kernels import norm as norms
     from flashsvd.kernels.attention import launch
 
-    for kept in (ffn._inputs, rank_space._inputs, norms._starts, launch._chosen):
+    for kept in (ffn._inputs, rank_space._inputs, norms._starts, products._starts, launch._chosen):
         kept.clear()
 
 
@@ -78,6 +89,7 @@ COMPILED = _named(
         rank_space(Case("odd ranks", 97, (7, 59), (16, 1), mask="left")),
         attention(same("rank 32", 512, 64, (32,) * 4, heads=4, kv_heads=4, mask="right")),
         attention(same("rank 64, head dim 128", 257, 128, (64,) * 2)),
+        _product(8192, 1440, 264),
         _op(Form(8449, 1024, 240, 240)),
         _op(Form(4097, 520, 312, 312, "relu", bias=False)),
         _op(Form(4097, 1024, 96, 240, "gelu", rank_up=96)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -12,14 +13,24 @@ from flashsvd.kernels.backend import resolve
 from flashsvd.kernels.embedding.naive import naive_embed_norm
 from flashsvd.kernels.embedding.stream import stream_embed_norm
 from flashsvd.kernels.norm import KINDS, Kind
+from flashsvd.kernels.starter import Kept, looks
 
 __all__ = ["INDEX_DTYPES", "MAX_TABLES", "embed_norm"]
 
 INDEX_DTYPES = (torch.int64, torch.int32)
 MAX_TABLES = 3
 
+Vector = torch.Tensor | None
+Start = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], torch.Tensor, Vector, Vector], torch.Tensor]
+"""Looks up and norms with tables, indices, weight, shift and bias."""
+Write = Callable[
+    [Sequence[torch.Tensor], Sequence[torch.Tensor], torch.Tensor, Vector, Vector, torch.Tensor], object
+]
+"""The same, to an output that comes last."""
 
-@torch.no_grad()
+_starts: Kept[Start] = Kept()
+
+
 def embed_norm(
     tables: Sequence[torch.Tensor],
     indices: Sequence[torch.Tensor],
@@ -51,26 +62,90 @@ def embed_norm(
     >>> embed_norm((words, positions), (ids, torch.arange(3)[None]), torch.ones(8), None, 1e-6).shape
     torch.Size([2, 3, 8])
     """
+    eps = float(eps)
+    key = looks((*tables, *indices, weight, shift, bias), len(tables), eps, kind, backend)
+    start = _starts.find(key)
+    if start is None:
+        start = _starts.keep(key, _prepared(tables, indices, weight, shift, eps, bias, kind, backend))
+    return start(tables, indices, weight, shift, bias)
+
+
+def _prepared(
+    tables: Sequence[torch.Tensor],
+    indices: Sequence[torch.Tensor],
+    weight: torch.Tensor,
+    shift: torch.Tensor | None,
+    eps: float,
+    bias: torch.Tensor | None,
+    kind: Kind,
+    backend: str | None,
+) -> Start:
+    """What looks up and norms tensors that look like these, which are checked; it keeps none of them."""
     _check(tables, indices, kind)
-    first, ids = tables[0], indices[0]
+    first = tables[0]
     for name, vector in (("weight", weight), ("shift", shift), ("bias", bias)):
         if vector is not None:
             check_tensor(name, vector, (first.shape[1],), first, like_name="tables[0]")
             check_activation(name, vector)
     chosen = resolve(backend, first.device)
     if chosen == "naive":
-        return naive_embed_norm(tables, indices, weight, shift, eps, bias, kind)
-    out = torch.empty(*ids.shape, first.shape[1], dtype=first.dtype, device=first.device)
+        return functools.partial(_naive, eps, kind)
+    shape, dtype, device = (*indices[0].shape, first.shape[1]), first.dtype, first.device
+    out = torch.empty(*shape, dtype=dtype, device=device)
+    write: Write
     if out.numel() == 0:
-        return out
-    expanded = [index.expand(ids.shape) for index in indices]
-    if chosen == "torch":
-        stream_embed_norm(tables, expanded, weight, shift, eps, bias, kind, out)
+        write = _nothing
+    elif chosen == "torch":
+        write = functools.partial(_in_torch, eps, kind)
     else:
-        from flashsvd.kernels.embedding.launch import launch_embed_norm
+        from flashsvd.kernels.embedding.launch import prepare_embed_norm
 
-        launch_embed_norm(tables, expanded, weight, shift, eps, bias, kind, out)
-    return out
+        write = prepare_embed_norm(tables, indices, shift, eps, bias, kind, out)
+
+    def start(
+        tables: Sequence[torch.Tensor],
+        indices: Sequence[torch.Tensor],
+        weight: torch.Tensor,
+        shift: torch.Tensor | None,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        out = torch.empty(shape, dtype=dtype, device=device)
+        write(tables, indices, weight, shift, bias, out)
+        return out
+
+    return start
+
+
+def _nothing(*_: object) -> None:
+    """The embedding of no tokens."""
+
+
+@torch.no_grad()
+def _naive(
+    eps: float,
+    kind: Kind,
+    tables: Sequence[torch.Tensor],
+    indices: Sequence[torch.Tensor],
+    weight: torch.Tensor,
+    shift: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    return naive_embed_norm(tables, indices, weight, shift, eps, bias, kind)
+
+
+@torch.no_grad()
+def _in_torch(
+    eps: float,
+    kind: Kind,
+    tables: Sequence[torch.Tensor],
+    indices: Sequence[torch.Tensor],
+    weight: torch.Tensor,
+    shift: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    expanded = [index.expand(out.shape[:2]) for index in indices]
+    stream_embed_norm(tables, expanded, weight, shift, eps, bias, kind, out)
 
 
 def _check(tables: Sequence[torch.Tensor], indices: Sequence[torch.Tensor], kind: str) -> None:

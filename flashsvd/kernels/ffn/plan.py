@@ -162,14 +162,14 @@ def ffn_plan(
     if hopper and known and device_kind == "sm_90" and aligned and not gated and not out_width:
         programs_there = -(-rows // hopper.block_m)
         waves = -(-programs_there // count)
-        hopper_us = waves * _hopper_us(hopper, width, rates)
+        predicted_us = waves * hopper_us(hopper, width)
         # Never Triton's own kernel where this one runs.
-        if hopper_us <= chunked_us * _TOLERANCE:
+        if predicted_us <= chunked_us * _TOLERANCE:
             why = (
-                f"one kernel with Hopper's own instructions, the wide activation on chip: about {hopper_us:.0f} us "
+                f"one kernel with Hopper's own instructions, the wide activation on chip: about {predicted_us:.0f} us "
                 f"and no workspace, against {chunked_us:.0f} us and {workspace / 2**20:.1f} MiB in {chunks}"
             )
-            return FfnPlan("hopper", hopper, 0, 1, 0, hopper_us, why)
+            return FfnPlan("hopper", hopper, 0, 1, 0, predicted_us, why)
     told = "" if known else "; estimated from data sheets, not measured"
     if _misaligned(dtype, rank_in, rank_up, rank_out):
         told = f"; ranks padded to multiples of 8 would be faster, through cuBLAS up to 6 times{told}"
@@ -223,11 +223,12 @@ def _program_us(
     )
 
 
-def _hopper_us(tiles: HopperTiles, width: int, rates: _Rates) -> float:
-    """One program of the Hopper kernel: 128 rows 5.3e6 FLOP/us, in blocks of 32 columns 2.7e6, 64 rows 4.6e6."""
+def hopper_us(tiles: HopperTiles, width: int) -> float:
+    """One program of the Hopper kernel, in half types: 128 rows 5.3e6 FLOP/us, in blocks of 32 columns 2.7e6, 64 rows
+    4.6e6."""
     rate = 2.7e6 if tiles.block_d < 64 else 4.6e6 if tiles.block_m < 128 else 5.3e6
     flops = 2 * tiles.block_m * width * (sum(tiles.rank_in) + sum(tiles.rank_out))
-    return flops / rate + tiles.block_m * width / rates.activation_elements_per_us
+    return flops / rate + tiles.block_m * width / _HALF["sm_90"].activation_elements_per_us
 
 
 def _row_us(
