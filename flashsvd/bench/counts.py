@@ -106,7 +106,8 @@ def flash_layer(
     each block rebuilds all keys. With `query_blocks` 1 it is the least the algorithm needs: work that a kernel
     repeats by choice of tiles is not credited to it. With a `window`, attention is 4·B·H·h FLOPs per pair within it.
 
-    Moves e·(factors + M·(2·(R of q, k, v; the width where dense) + 2·H·h + 2·(Ro + R1 + R2) + 4·d)).
+    Moves e·(factors + M·(2·(R of q, k, v; the width where dense) + 2·H·h + 2·(Ro + R1 + R2) + 4·d)), of which
+    2·e·M·(R1 + R2) stay on chip where `flashsvd.kernels.ffn_block` has its one kernel.
     """
     linears, tokens = _linears(plan, layer), batch * seq
     columns = sum(linear.p_width for linear in linears.values())

@@ -10,7 +10,7 @@ from torch import nn
 
 from flashsvd.engines.absorb import Absorbed, AbsorbedValues
 from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear, projection
-from flashsvd.engines.packed import Run, factored_per_head, pack_heads, rebuilt
+from flashsvd.engines.packed import factored_per_head, pack_heads
 from flashsvd.engines.sublayer import (
     Norm,
     Slices,
@@ -26,6 +26,7 @@ from flashsvd.kernels.attention import flash_svd_attention
 from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.linear import linear
 from flashsvd.kernels.rank_space import rank_space_attention
+from flashsvd.kernels.rebuild import Run, rebuild_rotated
 from flashsvd.kernels.rotary import rotate_heads
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
@@ -236,7 +237,7 @@ class RotaryAttention(Sublayer):
         self.register_buffer("out", values.out, persistent=False)
         self.register_buffer("out_bias", values.out_bias, persistent=False)
         self.score, self.value = HeadLayout((head_dim,) * heads), values.layout
-        self.head_dim, self.scale, self.window = head_dim, head_dim**-0.5, window
+        self.scale, self.window = head_dim**-0.5, window
         self._whole = values.whole
         self._qko = (q, k, o)
 
@@ -253,8 +254,7 @@ class RotaryAttention(Sublayer):
     ) -> torch.Tensor:
         if rotation is None:
             raise InputError("rotary attention needs the cosines and sines of its positions, got none")
-        q, k, v, place = self.projected(x)
-        rotate_heads(q, k, *rotation, backend=self.backend)
+        q, k, v, place = self.projected(x, rotation)
         attended = rank_space_attention(
             q,
             k,
@@ -271,17 +271,19 @@ class RotaryAttention(Sublayer):
         return rows if self._whole else torch.mm(rows, self._buffers["out"].T)  # type: ignore[union-attr]
 
     def projected(
-        self, x: torch.Tensor
+        self, x: torch.Tensor, rotation: Rotation
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """q and k [b, S, H·h], v [b, S, Rv], and where the heads' outputs may go, if there is a place."""
+        """q and k [b, S, H·h], turned, v [b, S, Rv], and where the heads' outputs may go, if there is a place."""
         # self.qkv is a call in Python, 1 us on the H200's host.
         held: Any = self._buffers
         if not self._runs:
-            q, k, _ = self._qko
-            return q(x), k(x), linear(x, held["v"], backend=self.backend), None
+            q, k = rotate_heads(self._qko[0](x), self._qko[1](x), *rotation, backend=self.backend)
+            return q, k, linear(x, held["v"], backend=self.backend), None
         p = linear(x, held["qkv"], backend=self.backend)
         turned, value = held["qk_second"].shape[0], self.value.p_width
-        heads = rebuilt(p, held["qk_second"], held["qk_bias"], self._runs, self.head_dim)
+        heads = rebuild_rotated(
+            p, held["qk_second"], held["qk_bias"], *rotation, runs=self._runs, backend=self.backend
+        )
         q, k = heads.split(self.score.p_width, -1)
         # Once q and k are rebuilt, nothing reads their activations any more.
         return q, k, p[..., turned:], p[..., :value] if value <= turned else None

@@ -1,4 +1,4 @@
-"""The first factors of q, k and v as one product, and the heads of q and k rebuilt from it side by side."""
+"""The first factors of q, k and v as one product, from which the heads of q and k are rebuilt side by side."""
 
 from __future__ import annotations
 
@@ -13,25 +13,7 @@ from torch.nn.functional import pad
 
 from flashsvd.engines.absorb import ALIGN
 from flashsvd.engines.modules import HeadLowRankLinear
-
-
-@dataclass(frozen=True)
-class Run:
-    """Heads in a row that have one padded rank: one batched product rebuilds them.
-
-    head: the first of them. at: their first column of the rank-space activations, and their first row of second
-    factors.
-    """
-
-    head: int
-    count: int
-    rank: int
-    at: int
-
-    @property
-    def columns(self) -> slice:
-        """Of the rank-space activations, and rows of second factors."""
-        return slice(self.at, self.at + self.count * self.rank)
+from flashsvd.kernels.rebuild import Run
 
 
 @dataclass(frozen=True)
@@ -72,27 +54,6 @@ def pack_heads(q: HeadLowRankLinear, k: HeadLowRankLinear, v: torch.Tensor) -> P
             module.V = nn.Parameter(first[rows], requires_grad=False)
             module.U = nn.Parameter(second[rows], requires_grad=False)
     return PackedHeads(first, second, bias, _runs(ranks))
-
-
-@torch.no_grad()
-def rebuilt(
-    p: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None, runs: Sequence[Run], head_dim: int
-) -> torch.Tensor:
-    """The heads of q and then of k, [B, S, (H + Hk)·h], from rank-space activations p [B, S, R] and what
-    `PackedHeads` holds.
-
-    Every head is written to its place by the product that makes it.
-    """
-    heads = sum(run.count for run in runs)
-    out = p.new_empty(*p.shape[:2], heads * head_dim)
-    # [M, R], [M, H, h]
-    rows, places = p.flatten(0, 1), out.view(-1, heads, head_dim)
-    for run in runs:
-        # [count, M, rank], [count, rank, h]
-        left = rows[:, run.columns].unflatten(1, (run.count, run.rank)).transpose(0, 1)
-        right = second[run.columns].view(run.count, run.rank, head_dim)
-        torch.bmm(left, right, out=places[:, run.head : run.head + run.count].transpose(0, 1))
-    return out if bias is None else out.add_(bias)
 
 
 def _padded(factor: torch.Tensor, ranks: Sequence[int]) -> list[torch.Tensor]:

@@ -32,6 +32,7 @@ from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.linear.hopper_case import LinearCase, linear_cases
 from flashsvd.kernels.rank_space.compile_case import RankSpaceCase, rank_space_cases
 from flashsvd.kernels.rank_space.hopper_case import RankSpaceHopperCase, rank_space_hopper_cases
+from flashsvd.kernels.rebuild.compile_case import RebuildCase, rebuild_cases
 from flashsvd.kernels.tiles import attention_tiles, shared_limit_bytes
 
 _TYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -87,7 +88,7 @@ class FfnCase:
 
 
 GluonCase = HopperCase | BlockCase | RankSpaceHopperCase | LinearCase
-Case = AttentionCase | FfnCase | RankSpaceCase | GluonCase
+Case = AttentionCase | FfnCase | RankSpaceCase | RebuildCase | GluonCase
 
 
 def default_cases() -> tuple[Case, ...]:
@@ -123,6 +124,7 @@ def default_cases() -> tuple[Case, ...]:
         *block_cases(),
         *rank_space_hopper_cases(),
         *linear_cases(),
+        *rebuild_cases(),
     )
 
 
@@ -138,7 +140,7 @@ def compile_case(case: Case, sm: int) -> Resources:
     if isinstance(case, GluonCase):
         source, launch = case.source()
         return _resources(case.name, sm, launch, source)
-    if isinstance(case, RankSpaceCase):
+    if isinstance(case, RankSpaceCase | RebuildCase):
         fn, constants, launch = case.kernel()
     else:
         fn, constants, launch = _attention(case) if isinstance(case, AttentionCase) else _ffn(case, sm)
@@ -253,6 +255,10 @@ def _argument_type(name: str, dtype: torch.dtype) -> str:
         "rank_up",
         "rank_out",
         "out_width",
+        "blocks",
+        "at",
+        "rank",
+        "head",
     ):
         return "i32"
     return "*" + _TYPE_NAMES[dtype]
@@ -260,6 +266,8 @@ def _argument_type(name: str, dtype: torch.dtype) -> str:
 
 def _aligned_numbers(case: Case) -> frozenset[str]:
     """Sizes and strides that a launch of this case would find divisible by 16, as Triton itself checks."""
+    if isinstance(case, RebuildCase):
+        return case.aligned_numbers
     if not isinstance(case, FfnCase):
         # Their own business: constants say what divides the strides, or the case makes its source itself.
         return frozenset()

@@ -11,10 +11,11 @@ from torch.nn.functional import linear
 
 from flashsvd.engines.build import build
 from flashsvd.engines.modules import HeadLowRankLinear
-from flashsvd.engines.packed import factored_per_head, pack_heads, rebuilt
+from flashsvd.engines.packed import factored_per_head, pack_heads
 from flashsvd.factors import factorise
 from flashsvd.kernels.gate import relative_error
 from flashsvd.kernels.layout import HeadLayout
+from flashsvd.kernels.rebuild import rebuild_rotated
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel
 from flashsvd.ranks import RankPlan
@@ -45,7 +46,10 @@ def test_the_heads_are_those_of_the_modules(
     packed = pack_heads(q, k, v)
     assert len(packed.runs) == runs
     p = linear(x, packed.first)
-    assert relative_error(rebuilt(p, packed.second, packed.bias, packed.runs, HEAD_DIM), expected) < 1e-6
+    # A turn by no angle.
+    still = torch.ones(1, 7, HEAD_DIM), torch.zeros(1, 7, HEAD_DIM)
+    heads = rebuild_rotated(p, packed.second, packed.bias, *still, runs=packed.runs)
+    assert relative_error(heads, expected) < 1e-6
     assert torch.equal(packed.first[-24:], v)
     # Their parameters say what they said, whether or not they are views now.
     assert relative_error(torch.cat([q(x), k(x)], -1), expected) < 1e-6

@@ -17,6 +17,7 @@ from ffn_cases import Form, operands
 from ffn_cases import run as run_op
 from kernel_cases import GPU_DTYPES, AttentionCase, attention_inputs, guarded, same
 from rank_space_cases import Case, inputs_of
+from rebuild_cases import RebuildCase, rebuild_inputs
 from rotary_cases import rotary_inputs
 
 from flashsvd.kernels import embed_norm
@@ -318,6 +319,18 @@ def rotary(batch: int, seq: int, heads: int, kv_heads: int, head_dim: int, own: 
     )
 
 
+def rebuild(case: RebuildCase, dtypes: tuple[torch.dtype, ...] = GPU_DTYPES) -> KernelCall:
+    return KernelCall(
+        "rebuild",
+        case.name,
+        functools.partial(rebuild_inputs, case),
+        lambda given, backend, out: given.run(backend),
+        dtypes=dtypes,
+        aligned=True,
+        takes_out=False,
+    )
+
+
 def _heads(
     name: str,
     seq: int,
@@ -375,6 +388,9 @@ ENDURANCE = (
     rotary(8, 511, 12, 12, 64),
     rotary(4, 1025, 32, 8, 128, own=True),
     rotary(9, 97, 7, 1, 80),
+    rebuild(RebuildCase(8, 511, (32,) * 24, 64, others=384)),
+    rebuild(RebuildCase(4, 1025, (40,) * 12 + (24,) * 12, 64, bias=False, own=True)),
+    rebuild(RebuildCase(9, 97, (8, 128, 72) * 4, 128)),
 )
 """Large enough for every multiprocessor of an H200, and odd; run in bf16, each a few tenths of a millisecond."""
 
@@ -432,6 +448,12 @@ SANITIZED = (
     rotary(2, 17, 12, 12, 64),
     rotary(3, 63, 4, 1, 80, own=True),
     rotary(1, 97, 3, 5, 256),
+    rebuild(RebuildCase(1, 1, (8, 8), 32)),
+    rebuild(RebuildCase(2, 17, (40, 40, 24), 64, bias=False, others=8)),
+    rebuild(RebuildCase(3, 63, (72, 16), 96, own=True)),
+    rebuild(RebuildCase(1, 97, (56,) * 4, 256)),
+    rebuild(RebuildCase(1, 97, (104,) * 2, 256), HALF_DTYPES),
+    rebuild(RebuildCase(2, 33, (7, 59, 59), 80), (torch.float32,)),
 )
 """Small and odd, a handful per kernel: each compiles for seconds. Chunks are left out, as cuBLAS makes them."""
 

@@ -11,6 +11,7 @@ from flashsvd.kernels.backend import gpu_of
 from flashsvd.kernels.ffn import flash_svd_glu
 from flashsvd.kernels.linear import linear
 from flashsvd.kernels.norm import fused_norm
+from flashsvd.kernels.rebuild import Run, rebuild_rotated
 from flashsvd.kernels.rotary import rotate_heads
 
 LAYOUT = HeadLayout((8, 16))
@@ -96,7 +97,24 @@ def rotary_call(
     return call
 
 
-CALLS = (norm_call, rank_space_call, ffn_call, glu_call, rotary_call)
+def rebuild_call(
+    start: int, rows: int, width: int, dtype: torch.dtype, backend: str | None, device: str
+) -> Call:
+    runs = (Run(head=0, count=3, rank=8 * (1 + width // 16 % 4), at=0),)
+    columns = runs[0].columns.stop
+    shapes = (
+        (2, rows, columns + 8),
+        (columns, 32),
+        (96,),
+        (1 + rows % 2, rows, 32),
+        (1 + rows % 2, rows, 32),
+    )
+    p, second, bias, cos, sin = (at(start, *shape, dtype=dtype, device=device) for shape in shapes)
+    bias = bias if rows % 2 else None  # type: ignore[assignment]
+    return lambda: rebuild_rotated(p, second, bias, cos, sin, runs=runs, backend=backend)
+
+
+CALLS = (norm_call, rank_space_call, ffn_call, glu_call, rotary_call, rebuild_call)
 SEQUENCES = (ffn_block_call,)
 """Calls that start several kernels one after another."""
 PRODUCTS = (linear_call,)

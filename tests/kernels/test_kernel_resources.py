@@ -22,6 +22,8 @@ from flashsvd.kernels.linear.hopper_case import LinearCase
 from flashsvd.kernels.rank_space.compile_case import RankSpaceCase
 from flashsvd.kernels.rank_space.hopper import hopper_tiles as rank_space_hopper_tiles
 from flashsvd.kernels.rank_space.hopper_case import RankSpaceHopperCase
+from flashsvd.kernels.rebuild.compile_case import RebuildCase
+from flashsvd.kernels.rebuild.tiles import rebuild_tiles
 from flashsvd.kernels.resources import compile_case, default_cases, runs_on
 from flashsvd.kernels.tiles import attention_tiles, rank_space_tiles, shared_limit_bytes
 
@@ -52,6 +54,7 @@ def test_every_case_compiles_for_every_target(compiled: list[dict[str, Any]]) ->
         "rank_space_kernel",
         "rank_space_hopper_kernel",
         "linear_hopper_kernel",
+        "rebuild_kernel",
     }
     assert {row["kernel"] for row in compiled} == kernels
 
@@ -90,6 +93,13 @@ def test_products_spill_nothing(compiled: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
+def test_rebuilding_spills_nothing(compiled: list[dict[str, Any]]) -> None:
+    rows = [row for row in compiled if row["kernel"] == "rebuild_kernel"]
+    assert len(rows) == 32
+    assert all(row["stack_bytes"] in (0, None) for row in rows), rows
+
+
+@pytest.mark.slow
 def test_registers_are_read_and_hardly_any_spill(compiled: list[dict[str, Any]]) -> None:
     for row in compiled:
         if row["registers"] is None:
@@ -116,6 +126,9 @@ def test_tiles_depend_on_the_arguments_alone() -> None:
         elif isinstance(case, HopperCase):
             sizes = (case.rows, case.rank_in, case.rank_out)
             assert hopper_tiles(*sizes) == hopper_tiles(*sizes)
+        elif isinstance(case, RebuildCase):
+            run = (case.count, case.rank, case.head_dim, case.dtype)
+            assert rebuild_tiles(*run) == rebuild_tiles(*run)
         elif isinstance(case, LinearCase):
             assert case.tiles in linear_candidates()
         elif isinstance(case, BlockCase):

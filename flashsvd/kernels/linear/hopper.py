@@ -81,6 +81,7 @@ def worth_it(rows: int, width: int, depth: int, multiprocessors: int) -> bool:
     With fewer tiles nothing is cleared and cuBLAS wins: M 16384, N 240, K 768 takes it 11.3 us and this kernel 12.2. A
     last turn that leaves multiprocessors idle, or few steps per tile, costs more than is saved: M 8192, N 768, K 480
     (192 tiles in two turns of 132) 13.2 us and 15.3, M 16384, N 768, K 240 18.3 and 19.0, both added to a residual.
+    With GELU before the store, M 4096, N 3072, K 312 took 25.7 us, and cuBLAS's own 23.5 with its memset.
 
     >>> [worth_it(*sizes, 132) for sizes in ((8192, 1440, 768), (16384, 240, 768), (8192, 768, 480))]
     [True, False, False]
