@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_calls import ENDURANCE, SANITIZED, KernelCall, floats_mapped, mapped
 from kernel_cases import CPU_BACKENDS, DTYPES, GPU_DTYPES, guarded, skip_without_interpreter
@@ -75,6 +75,8 @@ def calls(draw: st.DrawFn) -> tuple[RebuildCase, torch.dtype, torch.dtype | None
         draw(st.booleans()),
         draw(st.sampled_from((0, unit, 3 * unit))),
     )
+    # Of four numbers, plain torch's may all be rounded right by luck, and the gate then asks as much of the op.
+    assume(case.batch * case.seq * len(case.ranks) * case.head_dim >= 100)
     return case, dtype, angle_dtype
 
 
