@@ -20,7 +20,8 @@ if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).parents[2]))
 
 import torch
-from kernel_calls import SANITIZED, KernelCall, floats_mapped, mapped
+from call_lists import SANITIZED
+from kernel_calls import KernelCall, floats_mapped, mapped
 from kernel_cases import GPU_DTYPES
 
 from flashsvd.kernels.gate import check

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 import torch
+
+_BITS = {2: torch.int16, 4: torch.int32}
 
 
 class SideLoad:
@@ -38,3 +41,17 @@ class SideLoad:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stream.synchronize()
+
+
+def count_different(
+    call: Callable[[], torch.Tensor], first: torch.Tensor, runs: int, before: Callable[[], None] | None = None
+) -> int:
+    """How many of the runs differ from `first` in any bit; counted where they are made and read once."""
+    # As integers: -0 is equal to 0, and NaN to nothing.
+    bits = _BITS[first.element_size()]
+    different = torch.zeros((), dtype=torch.int64, device=first.device)
+    for _ in range(runs):
+        if before is not None:
+            before()
+        different += (call().view(bits) != first.view(bits)).any()
+    return int(different)

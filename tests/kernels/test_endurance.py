@@ -13,17 +13,10 @@ import pytest
 import sanitize
 import torch
 import turns
-from kernel_calls import (
-    ENDURANCE,
-    SANITIZED,
-    KernelCall,
-    count_different,
-    floats_mapped,
-    mapped,
-    triton_tiles,
-)
+from call_lists import ENDURANCE, SANITIZED
+from kernel_calls import KernelCall, floats_mapped, mapped, triton_tiles
 from kernel_cases import DTYPES
-from side_load import SideLoad
+from side_load import SideLoad, count_different
 
 from flashsvd.kernels.ffn.hopper import hopper_reads, hopper_tiles
 from flashsvd.kernels.ffn.operands import FfnOperands

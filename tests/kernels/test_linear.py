@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from call_lists import ENDURANCE, SANITIZED
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_calls import ENDURANCE, SANITIZED, floats_mapped, linear_inputs
+from kernel_calls import floats_mapped, linear_inputs
 from kernel_cases import CPU_BACKENDS, DTYPES, guarded, skip_without_interpreter
 
 from flashsvd.errors import InputError

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from call_lists import ENDURANCE, SANITIZED
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernel_calls import ENDURANCE, SANITIZED, KernelCall, floats_mapped, mapped
+from kernel_calls import KernelCall, floats_mapped, mapped
 from kernel_cases import CPU_BACKENDS, DTYPES, GPU_DTYPES, guarded, skip_without_interpreter
 from rebuild_cases import RebuildCase, RebuildInputs, rebuild_inputs
 

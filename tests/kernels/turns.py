@@ -14,8 +14,9 @@ if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).parents[2]))
 
 import torch
-from kernel_calls import ENDURANCE, KernelCall, count_different, mapped
-from side_load import SideLoad
+from call_lists import ENDURANCE
+from kernel_calls import KernelCall, mapped
+from side_load import SideLoad, count_different
 
 
 def different(case: KernelCall, runs: int) -> int:

@@ -63,8 +63,8 @@ def block_tiles(
     if rank > 256 or hidden % BLOCK_COLUMNS or hidden > 2048:
         return None
     block_m, num_warps = (128, 8) if rows > 64 * processors else (64, 4)
-    # 256 columns are a warp's, 16 bytes per thread. Of 1024, two rows per warp: 127.7 us at d 768, four 152.2 as they
-    # spill, one 140.6.
+    # 256 columns are a warp's, 16 bytes per thread. Of 1024, two rows per warp: 127.7 us at d 768 in a first
+    # version, four 152.2 as they spill, one 140.6.
     columns = max(256, 1 << (hidden - 1).bit_length())
     norm_rows = num_warps * (2 if columns <= 1024 else 1)
     return BlockTiles(block_m, 128 if rank <= 128 else 256, norm_rows, columns, num_warps)

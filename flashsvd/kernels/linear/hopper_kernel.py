@@ -1,8 +1,8 @@
 """A product for Hopper in Gluon: programs stay for many tiles, and store one by TMA while they multiply the next.
 
-At [8192, 768] by [1440, 768] with a bias, bf16, on an H200, in a CUDA graph: 30.1 us where cuBLAS takes 36 between
-other kernels, 5 of them before its own begins (`hopper.worth_it` says why). Other tiles: 128 by 256 by 64 30.5 us,
-128 by 256 by 32 in 6 stages 32.4, 128 by 128 by 64 in 4 stages 32.8. A program per tile: 34.5.
+At [8192, 768] by [1440, 768] with a bias, bf16, on an H200, in a CUDA graph between other kernels: 32.2 us where cuBLAS
+takes 36, 5 of them before its own begins (`hopper.worth_it` says why). In a chain of its own 30.1, and other tiles: 128
+by 256 by 64 30.5 us, 128 by 256 by 32 in 6 stages 32.4, 128 by 128 by 64 in 4 stages 32.8. A program per tile: 34.5.
 
 Letters in shape comments: BM rows of x, BN rows of the weight and BK columns of both in a tile.
 """

@@ -1,0 +1,137 @@
+"""Which calls of the kernels the tests of endurance and the sanitizer make."""
+
+from __future__ import annotations
+
+import torch
+from ffn_block_cases import BlockForm
+from ffn_cases import Form
+from kernel_calls import (
+    HALF_DTYPES,
+    attention_of_heads,
+    embedding,
+    ffn,
+    ffn_block,
+    linear,
+    norm,
+    one_rank,
+    rank_space,
+    rebuild,
+    rotary,
+)
+from rank_space_cases import Case
+from rebuild_cases import RebuildCase
+
+from flashsvd.kernels.linear.hopper import linear_candidates
+
+ENDURANCE = (
+    rank_space(Case("plain", 513, (40,) * 12, (40,) * 12, batch=8)),
+    rank_space(Case("masked", 511, (40,) * 12, (40,) * 12, mask="random", batch=8)),
+    one_rank(Case("plain", 512, (40,) * 12, (40,) * 12, batch=8)),
+    one_rank(Case("masked", 513, (40,) * 12, (40,) * 12, mask="one empty", batch=8)),
+    one_rank(Case("ranks differ", 1025, (32,) * 12, (64,) * 12, batch=4)),
+    one_rank(Case("long", 8200, (24,) * 2, (32,) * 2, batch=1)),
+    rank_space(Case("window", 1025, (40,) * 12, (64,) * 12, mask="right", batch=4, window=64)),
+    rank_space(Case("grouped", 513, (40,) * 4, (24,) * 4, group=3, batch=8)),
+    rank_space(Case("mixed ranks", 513, (8, 40, 64, 24) * 3, (16, 64, 8, 40) * 3, batch=8)),
+    rank_space(Case("mixed odd ranks", 97, (7, 59, 1, 40), (16, 1, 64, 59), mask="left", batch=36)),
+    rank_space(Case("rank loop", 257, (200, 136), (40, 8), mask="left", batch=32)),
+    rank_space(Case("short", 17, (16, 8), (8, 16), mask="one empty", batch=150)),
+    attention_of_heads("plain", 257, (40,) * 12, 64, 4),
+    attention_of_heads("whole tiles", 512, (32,) * 12, 64, 8, True),
+    attention_of_heads("aligned, masked", 257, (40,) * 12, 64, 8, True, mask="random"),
+    attention_of_heads("masked, ranks differ", 97, (7, 40, 59, 16), 80, 36, mask="random"),
+    attention_of_heads("whole matrix, rank loop", 257, (100,) * 12, 64, 4, shared=True, mask="right"),
+    ffn(Form(8449, 1024, 240, 240)),
+    ffn(Form(4097, 1024, 192, 296, "relu")),
+    ffn(Form(1025, 2312, 56, 56, "silu", bias=False)),
+    ffn(Form(8449, 1024, 240, 240), "hopper"),
+    ffn(Form(8449, 1024, 240, 264, "silu"), "hopper"),
+    ffn(Form(4097, 1024, 240, 240, "gelu_tanh"), "hopper"),
+    ffn(Form(4097, 520, 312, 312, "relu", bias=False), "hopper"),
+    ffn(Form(129, 72, 40, 16), "hopper"),
+    ffn_block(BlockForm(8449, 768, 1024, 240, 240)),
+    ffn_block(BlockForm(4097, 1024, 520, 104, 128, "silu", without=("entry", "b1"))),
+    ffn_block(BlockForm(1025, 2048, 200, 256, 240, "gelu_tanh"), tall=True),
+    linear(8192, 1440, 768),
+    linear(16387, 240, 776, bias=False),
+    linear(8449, 2312, 264),
+    ffn(Form(4097, 1024, 512, 512), "chunked"),
+    ffn(Form(1025, 520, 59, 59, "silu", rank_up=40), "chunked"),
+    ffn(Form(4097, 1024, 96, 240, "gelu", rank_up=96)),
+    ffn(Form(1025, 1000, 56, 56, "silu", rank_up=40, bias=False)),
+    ffn(Form(4097, 1024, 128, 128, "gelu_tanh", out_width=768)),
+    ffn(Form(1025, 520, 56, 56, "relu", out_width=104, bias=False)),
+    *(norm(*shape, kind) for kind in ("layer", "rms") for shape in ((4099, 768), (513, 4096), (129, 97))),
+    embedding(9, 511, 768, "layer"),
+    embedding(5, 97, 1030, "rms", 2, torch.int32),
+    rotary(8, 511, 12, 12, 64),
+    rotary(4, 1025, 32, 8, 128, own=True),
+    rotary(9, 97, 7, 1, 80),
+    rebuild(RebuildCase(8, 511, (32,) * 24, 64, others=384)),
+    rebuild(RebuildCase(4, 1025, (40,) * 12 + (24,) * 12, 64, bias=False, own=True)),
+    rebuild(RebuildCase(9, 97, (8, 128, 72) * 4, 128)),
+)
+"""Large enough for every multiprocessor of an H200, and odd; run in bf16, each a few tenths of a millisecond."""
+
+_LARGEST = ("right", 1)
+"""Mask and batch of the long cases: a checked kernel runs up to a hundred times slower."""
+
+SANITIZED = (
+    # Long and short of these two share a binary, as their tiles and flags are the same.
+    *(rank_space(Case(f"plain S{seq}", seq, (40, 64), (40, 64), batch=1), True) for seq in (97, 1025)),
+    *(rank_space(Case(f"window S{seq}", seq, (40,), (16,), 1, *_LARGEST, 5), True) for seq in (97, 1025)),
+    *(one_rank(Case(f"plain S{seq}", seq, (40,) * 3, (40,) * 3)) for seq in (1, 97)),
+    one_rank(Case("masked S63", 63, (16,) * 2, (64,) * 2, mask="one empty")),
+    one_rank(Case("S1025", 1025, (64,), (8,), 1, *_LARGEST)),
+    rank_space(Case("one token", 1, (1,), (1,))),
+    rank_space(Case("groups S17", 17, (7, 16), (16, 59), group=2, mask="random")),
+    rank_space(Case("mixed ranks S63", 63, (59, 40, 7), (1, 64, 16), mask="one empty")),
+    attention_of_heads("one token", 1, (1, 1), 32, 2, bias=False),
+    attention_of_heads("S17 head 80", 17, (7, 59), 80, 2, mask="random"),
+    attention_of_heads("S63 head 128", 63, (64, 16), 128, 2, mask="one empty"),
+    *(attention_of_heads(f"S{seq} head 64", seq, (40, 40), 64, 1, mask="right") for seq in (97, 1025)),
+    attention_of_heads("aligned S97", 97, (32, 32), 64, 2, True),
+    ffn(Form(1, 72, 8, 40, "gelu")),
+    ffn(Form(129, 72, 40, 8, "silu", bias=False)),
+    ffn(Form(129, 97, 59, 264, "relu")),
+    ffn(Form(1000, 3072, 240, 240, "gelu_tanh")),
+    ffn(Form(1, 72, 8, 8, "relu"), "hopper"),
+    ffn(Form(129, 72, 240, 264, "silu"), "hopper"),
+    ffn(Form(129, 104, 312, 312, "gelu_tanh", bias=False), "hopper"),
+    ffn(Form(1000, 3072, 240, 240), "hopper"),
+    ffn(Form(1000, 136, 240, 240), "hopper tall"),
+    ffn_block(BlockForm(1, 64, 72, 8, 8, "relu", without=("b1", "b2", "shift", "entry"))),
+    ffn_block(BlockForm(129, 128, 72, 40, 104, "silu", without=("entry shift", "entry bias"))),
+    ffn_block(BlockForm(333, 768, 520, 240, 240)),
+    ffn_block(BlockForm(333, 1088, 136, 240, 256, "gelu_tanh"), tall=True),
+    linear(1, 8, 64),
+    linear(129, 200, 72, bias=False),
+    # More tiles than an H200 has multiprocessors, and fewer steps than stages.
+    linear(1000, 4480, 72),
+    linear(1000, 1440, 520),
+    *(linear(333, 520, 200, tiles=tiles) for tiles in linear_candidates()[1:]),
+    ffn(Form(1, 72, 40, 40, "silu", rank_up=8)),
+    ffn(Form(129, 97, 7, 59, "gelu", rank_up=16, bias=False)),
+    ffn(Form(1000, 520, 96, 240, "gelu_tanh", rank_up=64)),
+    ffn(Form(1, 72, 40, 8, "relu", out_width=72)),
+    ffn(Form(129, 97, 59, 59, "silu", out_width=100, bias=False)),
+    ffn(Form(1000, 520, 240, 128, "gelu", out_width=768)),
+    norm(1, 1, "layer"),
+    norm(129, 97, "layer"),
+    norm(63, 97, "rms"),
+    norm(17, 1030, "rms"),
+    embedding(1, 1, 1, "layer", 1),
+    embedding(3, 17, 97, "rms", 2, torch.int32),
+    embedding(2, 63, 1030, "layer"),
+    rotary(1, 1, 1, 1, 2),
+    rotary(2, 17, 12, 12, 64),
+    rotary(3, 63, 4, 1, 80, own=True),
+    rotary(1, 97, 3, 5, 256),
+    rebuild(RebuildCase(1, 1, (8, 8), 32)),
+    rebuild(RebuildCase(2, 17, (40, 40, 24), 64, bias=False, others=8)),
+    rebuild(RebuildCase(3, 63, (72, 16), 96, own=True)),
+    rebuild(RebuildCase(1, 97, (56,) * 4, 256)),
+    rebuild(RebuildCase(1, 97, (104,) * 2, 256), HALF_DTYPES),
+    rebuild(RebuildCase(2, 33, (7, 59, 59), 80), (torch.float32,)),
+)
+"""Small and odd, a handful per kernel: each compiles for seconds. Chunks are left out, as cuBLAS makes them."""
