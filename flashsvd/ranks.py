@@ -65,6 +65,14 @@ class RankPlan:
                 )
             for slot, row in zip(slots, rows, strict=True):
                 _check_row(index, slot, row)
+        for index, slot in self.shape:
+            if slot.sharing == 1:
+                continue
+            first = self.shape.group(index, slot.name)[0]
+            if self.get(index, slot.name) != self.get(first, slot.name):
+                raise PlanError(
+                    f"L{first + 1}.{slot.name} and L{index + 1}.{slot.name} share a basis: give them equal ranks"
+                )
 
     @classmethod
     def build(cls, shape: ModelShape, rank: Callable[[int, Slot, int], Rank]) -> RankPlan:
@@ -97,11 +105,12 @@ class RankPlan:
         return self.ranks[layer][position]
 
     def replace(self, layer: int, name: str, ranks: tuple[Rank, ...]) -> RankPlan:
-        """The same plan with one slot's ranks changed, snapped to dense at break-even."""
+        """The same plan with one slot's ranks changed, snapped to dense at break-even; of all layers that share."""
         slot = self.shape.slot(layer, name)
         _check_row(layer, slot, ranks)
+        group = self.shape.group(layer, name)
         rows = tuple(
-            tuple(snap(s, r) for r in ranks) if index == layer and s.name == name else row
+            tuple(snap(s, r) for r in ranks) if index in group and s.name == name else row
             for index, s, row in self._rows()
         )
         return RankPlan(self.shape, _regroup(self.shape, rows))
@@ -118,7 +127,7 @@ class RankPlan:
     @property
     def kept_parameters(self) -> int:
         """Weights of the factored linears under this plan (biases are not factored and not counted)."""
-        return sum(_unit_parameters(slot, rank) for _, slot, row in self._rows() for rank in row)
+        return round(sum(_unit_parameters(slot, rank) for _, slot, row in self._rows() for rank in row))
 
     @property
     def keep(self) -> float:
@@ -199,9 +208,16 @@ class RankPlan:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def check_fits(self, shape: ModelShape) -> None:
-        """Raises PlanError unless the plan was made for this shape (per head or whole matrix may differ)."""
-        mine, theirs = self.shape.with_per_head(True), shape.with_per_head(True)
-        if mine == theirs:
+        """Raises PlanError unless the plan was made for a model of this shape.
+
+        How it is factored is the plan's own choice: per head, in groups of heads or as whole matrices, layers
+        sharing a basis or not.
+        """
+        mine, theirs = self.shape, shape
+        if (mine.family, len(mine.layers)) == (theirs.family, len(theirs.layers)) and all(
+            len(ours) == len(others) and all(map(_same_linear, ours, others))
+            for ours, others in zip(mine.layers, theirs.layers, strict=True)
+        ):
             return
         raise PlanError(
             f"this plan is for another model: it has {_summary(mine)}, the model has {_summary(theirs)}"
@@ -224,7 +240,7 @@ class RankPlan:
         return f"keep {self.keep:.3f}: " + ", ".join(parts)
 
 
-def _unit_parameters(slot: Slot, rank: Rank) -> int:
+def _unit_parameters(slot: Slot, rank: Rank) -> float:
     return slot.unit_parameters if rank is None else slot.factor_parameters(rank)
 
 
@@ -240,6 +256,16 @@ def _check_row(layer: int, slot: Slot, row: tuple[Rank, ...]) -> None:
         if not 1 <= rank <= slot.full_rank:
             head = f".h{unit + 1}" if slot.units > 1 else ""
             raise PlanError(f"{place}{head}: rank must be from 1 to {slot.full_rank} (full rank), got {rank}")
+
+
+def _same_linear(planned: Slot, slot: Slot) -> bool:
+    same = (planned.name, planned.out_features, planned.in_features) == (
+        slot.name,
+        slot.out_features,
+        slot.in_features,
+    )
+    whole = planned.heads == slot.heads == 0
+    return same and (whole or (planned.heads > 0 and slot.heads % planned.heads == 0))
 
 
 def _regroup(

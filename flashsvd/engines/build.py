@@ -15,9 +15,9 @@ from flashsvd.engines.graph import GraphedForward
 from flashsvd.engines.modules import FusedLinear, low_rank_module
 from flashsvd.engines.stream import stream
 from flashsvd.errors import InputError
-from flashsvd.factors import Factors, layout_ranks
+from flashsvd.factors import Factors, LowRank, layout_ranks
 from flashsvd.models.family import Family
-from flashsvd.models.linears import fused_sizes
+from flashsvd.models.linears import fused_sizes, linear_of
 from flashsvd.models.load import LoadedModel
 from flashsvd.ranks import RankPlan
 
@@ -58,21 +58,32 @@ def build(
         )
     shared = {id(tensor): tensor for tensor in (*loaded.model.parameters(), *loaded.model.buffers())}
     model = copy.deepcopy(loaded.model, memo=dict(shared))
-    exchange_linears(model, loaded.family, plan)
+    biased = any(factor.shift is not None for factor in factors.values())
+    exchange_linears(model, loaded.family, plan, biased=biased)
+    rights: dict[int, nn.Parameter] = {}
     for (layer, name), factor in factors.items():
         module = model.base_model.get_submodule(loaded.family.path(layer, name))
         module.U = nn.Parameter(factor.u, requires_grad=False)
-        module.V = nn.Parameter(factor.v, requires_grad=False)
+        module.V = rights.setdefault(id(factor.v), nn.Parameter(factor.v, requires_grad=False))
+        if biased:
+            module.bias = nn.Parameter(_biased(loaded, layer, name, factor), requires_grad=False)
     if engine == "flash":
         stream(model, loaded.family, plan.shape, backend, rebuild=rebuild)
     from flashsvd.engines.hub import mark
 
-    mark(model, plan, method, engine)
+    mark(model, plan, method, engine, biased=biased)
     if graph:
         graphed = GraphedForward(model, plan.shape.max_positions, copied=graph != "static")
         model.forward = graphed
         model.register_load_state_dict_post_hook(lambda *_: graphed.clear())
     return model
+
+
+def _biased(loaded: LoadedModel, layer: int, name: str, factor: LowRank) -> torch.Tensor:
+    """The dense bias (0 where there is none) and what the cut takes from the mean output."""
+    dense = linear_of(loaded.model.base_model, loaded.family, loaded.shape, layer, name).bias
+    assert factor.shift is not None
+    return factor.shift + dense if isinstance(dense, torch.Tensor) else factor.shift
 
 
 def check_engine(engine: str) -> None:
@@ -81,11 +92,12 @@ def check_engine(engine: str) -> None:
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
 
 
-def exchange_linears(model: Any, family: Family, plan: RankPlan) -> None:
+def exchange_linears(model: Any, family: Family, plan: RankPlan, *, biased: bool = False) -> None:
     """Puts empty low-rank modules in the place of the linears that the plan factors; they keep the bias.
 
     A fused linear of which any slot is factored becomes a FusedLinear, whose other slots go on using their rows of
-    the dense weight. One of which none is factored stays as it is.
+    the dense weight. One of which none is factored stays as it is. biased: give every low-rank module a bias of its
+    own. Layers that share a basis get one V between them.
     """
     for layer, slot in plan.shape:
         ranks = layout_ranks(slot, plan.get(layer, slot.name))
@@ -100,9 +112,23 @@ def exchange_linears(model: Any, family: Family, plan: RankPlan) -> None:
             model.base_model.set_submodule(parent_path, parent)
         dense = getattr(parent, leaf)
         with torch.device("meta"):
-            module = low_rank_module(slot, ranks, bias=dense.bias is not None)
-        module.bias = dense.bias
+            module = low_rank_module(slot, ranks, bias=biased or dense.bias is not None)
+        if not biased:
+            module.bias = dense.bias
         setattr(parent, leaf, module.train(model.training))
+        first = plan.shape.group(layer, slot.name)[0]
+        if first != layer:
+            _share_right_factor(model, family.path(first, slot.name), family.path(layer, slot.name))
+
+
+def _share_right_factor(model: Any, source: str, target: str) -> None:
+    """One V for two modules, and word of it for transformers' saving and loading, which keep tied weights once."""
+    base = model.base_model
+    base.get_submodule(target).V = base.get_submodule(source).V
+    prefix = "" if base is model else f"{model.base_model_prefix}."
+    tied = {f"{prefix}{target}.V": f"{prefix}{source}.V"}
+    model._tied_weights_keys = {**(model._tied_weights_keys or {}), **tied}
+    model.all_tied_weights_keys = {**model.all_tied_weights_keys, **tied}
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -30,19 +30,22 @@ METHOD = "flashsvd"
 
 
 class FactorConfig(QuantizationConfigMixin):
-    """What config.json says of a compressed checkpoint: its plan, the method that made it, its engine."""
+    """What config.json says of a compressed checkpoint: its plan, the method that made it, its engine, and whether
+    every factored linear has a bias of its own."""
 
     def __init__(
         self,
         plan: dict[str, Any],
         method: str = "svd",
         engine: str = "flash",
+        biased: bool = False,
         **_: Any,
     ) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]
         self.plan = plan
         self.method = method
         self.engine = engine
+        self.biased = biased
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -50,6 +53,7 @@ class FactorConfig(QuantizationConfigMixin):
             "plan": self.plan,
             "method": self.method,
             "engine": self.engine,
+            "biased": self.biased,
         }
 
 
@@ -66,7 +70,7 @@ class FactorLoader(HfQuantizer):
         plan = RankPlan.from_json(config.plan)
         family = family_of(model.config.model_type)
         plan.check_fits(family.shape(model.config))
-        exchange_linears(model, family, plan)
+        exchange_linears(model, family, plan, biased=config.biased)
         for module in model.modules():
             if any(isinstance(child, EXCHANGED) for child in module.children()):
                 # Some owners would set the .weight of a linear that is no longer there (ModernBertAttention does).
@@ -96,10 +100,10 @@ def register() -> None:
         register_quantizer(METHOD)(FactorLoader)
 
 
-def mark(model: Any, plan: RankPlan, method: str, engine: str) -> None:
-    """Writes plan, method and engine into a model's configuration, so that save_pretrained keeps them."""
+def mark(model: Any, plan: RankPlan, method: str, engine: str, *, biased: bool = False) -> None:
+    """Writes what `FactorConfig` says into a model's configuration, so that save_pretrained keeps it."""
     register()
-    model.config.quantization_config = FactorConfig(plan.to_json(), method, engine)
+    model.config.quantization_config = FactorConfig(plan.to_json(), method, engine, biased)
 
 
 def load_compressed(

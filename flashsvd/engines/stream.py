@@ -37,8 +37,11 @@ def stream(
     rebuilt tile by tile, as in FlashSVD (arXiv 2508.01506), also where their factors could be absorbed.
 
     Raises:
-        InputError: whole-matrix factors of a family with rotary positions, which no kernel here streams.
+        InputError: a family that is not streamed (`check_streams`), or whole-matrix factors of one with rotary
+            positions, which no kernel here streams.
     """
+    check_streams(family)
+    assert family.stream is not None
     from transformers.utils.output_capturing import _active_collector
 
     def collecting() -> bool:
@@ -74,6 +77,12 @@ def stream(
     model.register_load_state_dict_post_hook(lambda *_: _attach(model, family, shape, backend, rebuild))
     _register_attention()
     model.config._attn_implementation = ATTENTION
+
+
+def check_streams(family: Family) -> None:
+    """Raises InputError for a family that the flash engine does not run."""
+    if family.stream is None:
+        raise InputError(f"the flash engine does not run {family.title} yet: use lowrank")
 
 
 def _attach(model: Any, family: Family, shape: ModelShape, backend: str | None, rebuild: bool) -> None:

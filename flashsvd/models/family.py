@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flashsvd.errors import ModelError
 from flashsvd.models.shape import ModelShape
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     Rotation = tuple[torch.Tensor, torch.Tensor]
     Attention = Callable[[int, torch.Tensor, torch.Tensor | None, Rotation | None], torch.Tensor]
     FeedForward = Callable[[int, torch.Tensor], torch.Tensor]
+
+Task = Literal["classification", "language"]
+"""What a preset of a family is given a head for: a label of the whole sequence, or the next token."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Family:
 
     The rest has defaults:
 
+    `stream` is None where the flash engine does not run the family. `task` decides the head of presets; a family of
+    task "language" is causal: a query sees no later key.
     `fused` are the groups of slots that the dense model computes with one linear, each in the order of its rows; the
     path of such a slot is the linear's and the slot's name, `attn.Wqkv.q` (see `flashsvd.models.linears`).
     `pre_norm` says that a sublayer is x + f(norm(x)) and not norm(x + f(x)); the norm may be an Identity.
@@ -62,7 +67,8 @@ class Family:
     layers: Callable[[nn.Module], list[nn.Module]]
     norm: Callable[[int, str], str]
     activation: Callable[[Any], str]
-    stream: Callable[[nn.Module, Attention, FeedForward], None]
+    stream: Callable[[nn.Module, Attention, FeedForward], None] | None = None
+    task: Task = "classification"
     fused: tuple[tuple[str, ...], ...] = ()
     pre_norm: bool = False
     rotary: Callable[[Any, int], float] | None = None

@@ -13,7 +13,14 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 
-from flashsvd.errors import CheckpointError, DeviceError, InputError, ModelError
+from flashsvd.errors import (
+    CheckpointError,
+    DeviceError,
+    FlashSVDError,
+    InputError,
+    ModelError,
+    format_bytes,
+)
 from flashsvd.models.family import Family, family_of
 from flashsvd.models.shape import ModelShape
 from flashsvd.models.sources import Source, known_names, model_type_of, resolve
@@ -98,7 +105,7 @@ def load(
         seed: for the random weights of a preset.
 
     Raises:
-        ModelError: unknown, unreachable or unsupported.
+        ModelError: unknown, unreachable, unsupported, or a preset larger than the free memory.
         CheckpointError: its weights are missing, truncated, corrupt or of another shape.
     """
     source = resolve(name)
@@ -106,7 +113,7 @@ def load(
         if source.kind == "preset":
             return _load_preset(source, dtype, torch.device(device), per_head, seed)
         if source.kind == "hub":
-            source = _fetch(source)
+            source = fetch(source)
         return _load_folder(source, dtype, torch.device(device), per_head)
 
 
@@ -115,13 +122,37 @@ def _load_preset(
 ) -> LoadedModel:
     family = family_of(model_type_of(source))
     config = transformers.AutoConfig.for_model(family.model_type, **family.presets[source.name].config)
+    model_class = preset_class(family)
+    _check_fits(source.name, model_class, config, dtype, device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
         torch.manual_seed(seed)
-        model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=dtype)
+        model = model_class.from_config(config, dtype=dtype)
     return _describe(source, family, model, None, per_head)
 
 
-def _fetch(source: Source) -> Source:
+def preset_class(family: Family) -> Any:
+    """The Auto class of a family's presets."""
+    if family.task == "language":
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForSequenceClassification
+
+
+def _check_fits(name: str, model_class: Any, config: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """A CPU grants memory that it does not have and then kills the process, so this has to be asked before."""
+    from flashsvd.measure.machine import available_bytes
+
+    with torch.device("meta"):
+        needed = model_class.from_config(config, dtype=dtype).num_parameters() * dtype.itemsize
+    free = available_bytes(device)
+    if needed > free:
+        raise ModelError(
+            f"{name} takes {format_bytes(needed)} as {str(dtype).removeprefix('torch.')} but {format_bytes(free)} "
+            f"is free on {device}: use a smaller model, --dtype bf16 or a larger machine"
+        )
+
+
+def fetch(source: Source) -> Source:
+    """The same hub source with its files on this machine. Raises ModelError where that cannot be done."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -206,6 +237,8 @@ def read_model(
             trust_remote_code=False,
             output_loading_info=True,
         )
+    except FlashSVDError:
+        raise
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise CheckpointError(f"{folder} does not fit its configuration: {first_line}") from None

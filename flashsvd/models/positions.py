@@ -6,9 +6,8 @@ import copy
 from dataclasses import replace
 
 import torch
-import transformers
 
-from flashsvd.models.load import LoadedModel
+from flashsvd.models.load import LoadedModel, preset_class
 
 MOST_POSITIONS = 2**16
 """How long a preset's table may grow: a slip of the keyboard must not ask for terabytes."""
@@ -27,7 +26,7 @@ def with_positions(loaded: LoadedModel, positions: int, seed: int = 0) -> Loaded
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(loaded.device):
         torch.manual_seed(seed)
-        longer = transformers.AutoModelForSequenceClassification.from_config(config, dtype=loaded.model.dtype)
+        longer = preset_class(loaded.family).from_config(config, dtype=loaded.model.dtype)
     own = longer.state_dict()
     same = {
         name: value for name, value in loaded.model.state_dict().items() if value.shape == own[name].shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ class Slot:
     """One linear of a block, y = x·Wᵀ + b with W [out_features, in_features].
 
     A slot with heads (q, k, v) is factored head by head when `per_head`: `units` matrices of
-    [out_features / heads, in_features]. Any other slot is one unit.
+    [out_features / heads, in_features]. Any other slot is one unit. `sharing` neighbouring layers have one right
+    factor between them (1: each its own), whose cost is counted in equal parts.
 
     >>> q = Slot("q", 768, 768, heads=12)
     >>> q.units, q.unit_out, q.full_rank, round(q.break_even, 2)
@@ -27,6 +28,7 @@ class Slot:
     in_features: int
     heads: int = 0
     per_head: bool = True
+    sharing: int = 1
 
     @property
     def units(self) -> int:
@@ -39,20 +41,22 @@ class Slot:
 
     @property
     def full_rank(self) -> int:
-        return min(self.unit_out, self.in_features)
+        """The rank at which factors hold any unit exactly: all layers that share, stacked, are one matrix."""
+        return min(self.unit_out * self.sharing, self.in_features)
 
     @property
     def break_even(self) -> float:
-        """The rank mn/(m+n) at which two factors cost what the dense unit costs."""
-        return self.unit_out * self.in_features / (self.unit_out + self.in_features)
+        """The rank mn/(m+n) at which two factors cost what the dense unit costs; mn/(m+n/g) where g layers share."""
+        return self.unit_out * self.in_features / (self.unit_out + self.in_features / self.sharing)
 
     @property
     def unit_parameters(self) -> int:
         return self.unit_out * self.in_features
 
-    def factor_parameters(self, rank: int) -> int:
-        """Parameters of one unit's two factors at this rank."""
-        return rank * (self.unit_out + self.in_features)
+    def factor_parameters(self, rank: int) -> float:
+        """Parameters of one unit's two factors at this rank, the right one shared in equal parts: whole numbers only
+        in the sum over a group."""
+        return rank * (self.unit_out + self.in_features / self.sharing)
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,41 @@ class ModelShape:
         )
         return dataclasses.replace(self, layers=layers)
 
+    def with_sharing(self, group: int, names: Iterable[str]) -> ModelShape:
+        """The same model with groups of `group` neighbouring layers that share the right factors of `names`.
+
+        They are factored as whole matrices. The last group is what is left of the layers. Raises PlanError where
+        layers of a group differ in size.
+        """
+        names, count = frozenset(names), len(self.layers)
+        layers = []
+        for index, slots in enumerate(self.layers):
+            size = min(group, count - index // group * group)
+            layers.append(
+                tuple(
+                    dataclasses.replace(s, sharing=size, per_head=False) if s.name in names else s
+                    for s in slots
+                )
+            )
+        shape = dataclasses.replace(self, layers=tuple(layers))
+        for index, slot in shape:
+            if slot != shape.slot(shape.group(index, slot.name)[0], slot.name):
+                raise PlanError(
+                    f"L{index + 1}.{slot.name} differs in size from the layers it is to share with"
+                )
+        return shape
+
+    def group(self, layer: int, name: str) -> range:
+        """The layers that share a slot's right factor with this one, itself included."""
+        if self.slot(layer, name).sharing == 1:
+            return range(layer, layer + 1)
+        start = 0
+        while True:
+            stop = start + self.slot(start, name).sharing
+            if layer < stop:
+                return range(start, stop)
+            start = stop
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -132,8 +171,10 @@ class ModelShape:
                 name: _size(data[name])
                 for name in ("hidden", "heads", "kv_heads", "head_dim", "max_positions")
             }
-            return cls(family=str(data["family"]), layers=layers, **sizes)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            shape = cls(family=str(data["family"]), layers=layers, **sizes)
+            _check_groups(shape)
+            return shape
+        except (AttributeError, KeyError, TypeError, ValueError, PlanError) as error:
             raise PlanError(
                 f"the model shape in this file is malformed ({error!r}); export it again"
             ) from None
@@ -159,4 +200,13 @@ def _slot(data: Mapping[str, Any]) -> Slot:
         in_features=_size(data["in_features"]),
         heads=heads,
         per_head=bool(data["per_head"]),
+        sharing=_size(data.get("sharing", 1)),
     )
+
+
+def _check_groups(shape: ModelShape) -> None:
+    for index, slot in shape:
+        if slot.sharing > 1:
+            group = shape.group(index, slot.name)
+            if group.stop > len(shape.layers) or any(shape.slot(i, slot.name) != slot for i in group):
+                raise ValueError(f"L{index + 1}.{slot.name} shares with layers unlike it")

@@ -62,6 +62,11 @@ def resolve(name: str) -> Source:
     return Source(name, "hub", name)
 
 
+def streams(source: Source) -> bool:
+    """Whether the flash engine runs models of a source that is on this machine."""
+    return family_of(model_type_of(source)).stream is not None
+
+
 def known_names() -> str:
     """A clause for error messages: what can be named without a download."""
     return "expected one of " + ", ".join(source.name for source in catalogue()) + ", a folder or a hub id"

@@ -10,21 +10,33 @@ import transformers
 from flashsvd.errors import ModelError
 from flashsvd.models.encoders import kernel_activation
 from flashsvd.models.family import families, family_of
-from flashsvd.models.load import load
+from flashsvd.models.load import load, preset_class
 from flashsvd.models.sources import catalogue, resolve, shape_of
 
-# Millions of parameters with a sequence classification head of two labels, as transformers counts the published ones.
+# Millions of parameters, as transformers counts the published ones: encoders with a sequence classification head of
+# two labels, decoders with their language head.
 PUBLISHED = {
     "bert-base": 109.48,
     "bert-large": 335.14,
     "distilbert-base": 66.96,
     "electra-base": 109.48,
     "electra-small": 13.55,
+    "llama-2-7b": 6738.42,
+    "llama-3-8b": 8030.26,
     "modernbert-base": 149.61,
     "modernbert-large": 395.83,
+    "qwen2.5-0.5b": 494.03,
     "roberta-base": 124.65,
     "roberta-large": 355.36,
     "xlm-roberta-base": 278.05,
+}
+
+POSITIONS = {
+    "llama-2-7b": 4096,
+    "llama-3-8b": 8192,
+    "modernbert-base": 8192,
+    "modernbert-large": 8192,
+    "qwen2.5-0.5b": 32768,
 }
 
 
@@ -37,11 +49,11 @@ def test_a_preset_has_the_published_size_and_its_shape_needs_no_defaults(name: s
     family = next(family for family in families().values() if name in family.presets)
     config = transformers.AutoConfig.for_model(family.model_type, **family.presets[name].config)
     with torch.device("meta"):
-        model = transformers.AutoModelForSequenceClassification.from_config(config)
+        model = preset_class(family).from_config(config)
     assert round(model.num_parameters() / 1e6, 2) == PUBLISHED[name]
     shape = shape_of(resolve(name))
     assert shape == family.shape(config)
-    assert shape is not None and shape.max_positions == (8192 if "modernbert" in name else 512)
+    assert shape is not None and shape.max_positions == POSITIONS.get(name, 512)
     for layer, slot in shape:
         path = family.path(layer, slot.name)
         if any(slot.name in group for group in family.fused):
