@@ -27,6 +27,10 @@ class DeviceError(FlashSVDError):
     """The device asked for is not there."""
 
 
+class NonFiniteError(FlashSVDError, FloatingPointError):
+    """NaN or infinity turned up while a model ran."""
+
+
 class OutOfMemoryError(FlashSVDError, MemoryError):
     """A run needs more memory than there is."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from flashsvd.errors import PlanError
+from flashsvd.methods.base import Spectrum
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import Slot
 from flashsvd.ranks import Rank, RankPlan
@@ -20,13 +22,15 @@ class LowRank:
 
     A slot without heads: u [out, k], v [k, in]. A slot with heads: v [R, in] and u [rows, head_dim], where head i
     is p[:, its columns] @ u[its rows] with p = x·vᵀ; per head both are packed by `ranks`, and a whole matrix
-    (`shared`) has one v [k, in] for all heads and u stacked head by head.
+    (`shared`) has one v [k, in] for all heads and u stacked head by head. `shift` [out] is added to the bias: what
+    the cut takes from the mean output, for methods that know the mean of the inputs.
     """
 
     u: torch.Tensor
     v: torch.Tensor
     ranks: tuple[int, ...]
     shared: bool = False
+    shift: torch.Tensor | None = None
 
 
 Factors = Mapping[tuple[int, str], LowRank]
@@ -48,8 +52,11 @@ def layout_ranks(slot: Slot, ranks: tuple[Rank, ...]) -> tuple[int, ...] | None:
 def factorise(loaded: LoadedModel, spectra: Spectra, plan: RankPlan) -> dict[tuple[int, str], LowRank]:
     """Slices every spectrum at the plan's ranks, in the model's dtype and on its device.
 
+    Layers that share a basis hold the same tensor v.
+
     Raises:
-        PlanError: the plan is for another model, or for the other choice of per head or whole matrix.
+        PlanError: the plan is for another model, for the other choice of per head or whole matrix, or for another
+            sharing of layers.
     """
     plan.check_fits(loaded.shape)
     if plan.shape.per_head != spectra.shape.per_head:
@@ -58,24 +65,50 @@ def factorise(loaded: LoadedModel, spectra: Spectra, plan: RankPlan) -> dict[tup
             f"the plan is {words[plan.shape.per_head]} but the spectra are {words[spectra.shape.per_head]}: "
             "load the model the way the plan was made"
         )
-    factors = {}
+    if [slot.sharing for _, slot in plan.shape] != [slot.sharing for _, slot in spectra.shape]:
+        raise PlanError(
+            f"the plan and the spectra ({spectra.method}) do not share layers alike: make the plan for spectra.shape"
+        )
+    factors: dict[tuple[int, str], LowRank] = {}
     for layer, slot in plan.shape:
-        ranks = plan.get(layer, slot.name)
-        stored = layout_ranks(slot, ranks)
-        if stored is None:
+        found = factor_slot(
+            slot,
+            spectra.by_slot[layer, slot.name],
+            plan.get(layer, slot.name),
+            weight_of(loaded, layer, slot),
+        )
+        if found is None:
             continue
-        weight = weight_of(loaded, layer, slot)
-        dense = weight.reshape(slot.units, slot.unit_out, slot.in_features)
-        spectrum = spectra.by_slot[layer, slot.name]
-        pairs = []
-        for unit, rank in enumerate(ranks):
-            if rank is None:
-                identity = torch.eye(slot.unit_out, dtype=dense.dtype, device=dense.device)
-                pairs.append((identity, dense[unit]))
-            else:
-                pairs.append(spectrum.factors(unit, rank))
-        factors[layer, slot.name] = _pack(slot, pairs, stored, weight)
+        first = plan.shape.group(layer, slot.name)[0]
+        factors[layer, slot.name] = (
+            found if first == layer else dataclasses.replace(found, v=factors[first, slot.name].v)
+        )
     return factors
+
+
+def factor_slot(
+    slot: Slot, spectrum: Spectrum, ranks: tuple[Rank, ...], weight: torch.Tensor
+) -> LowRank | None:
+    """The factors of one slot at these ranks, one per unit; None where all of it is dense.
+
+    weight: [out, in], what dense units keep, and whose dtype and device the factors take.
+    """
+    stored = layout_ranks(slot, ranks)
+    if stored is None:
+        return None
+    dense = weight.reshape(slot.units, slot.unit_out, slot.in_features)
+    pairs = []
+    for unit, rank in enumerate(ranks):
+        if rank is None:
+            identity = torch.eye(slot.unit_out, dtype=dense.dtype, device=dense.device)
+            pairs.append((identity, dense[unit]))
+        else:
+            pairs.append(spectrum.factors(unit, rank))
+    packed = _pack(slot, pairs, stored, weight)
+    if spectrum.mean is None:
+        return packed
+    lost = weight.double() - reconstruct(slot, packed).double()
+    return dataclasses.replace(packed, shift=(lost @ spectrum.mean.to(lost)).to(weight))
 
 
 def _pack(

@@ -70,14 +70,16 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Metric:
-    """A score with its 95 % interval. `floor` is what always naming the commonest class scores on the same samples."""
+    """A score with its 95 % interval. `floor` is what always naming the commonest class scores on the same samples,
+    where that means something.
+    """
 
     name: str
     value: float
     n: int
     low: float
     high: float
-    floor: float
+    floor: float | None
     seed: int
 
 
@@ -142,6 +144,20 @@ class PlanChoice:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The text that data-aware methods look at: `text` names a task or a file (`flashsvd.tasks`), and is the model's
+    own calibration set by default; at most `samples` pieces of it, drawn with `seed`.
+    """
+
+    text: str | None = None
+    samples: int = 256
+    seed: int = 0
+
+
+OWN_TEXT = Calibration()
+
+
+@dataclass(frozen=True)
 class CompareRequest:
     """What a comparison is asked to run. `samples` bounds the held-out pieces that are scored; a whole plan decides
     `per_head` itself.
@@ -159,6 +175,7 @@ class CompareRequest:
     samples: int = 512
     repeats: int = 10
     seed: int = 0
+    calibration: Calibration = OWN_TEXT
 
 
 @dataclass(frozen=True)
@@ -173,6 +190,7 @@ class CurveRequest:
     device: str = "auto"
     samples: int = 512
     seed: int = 0
+    calibration: Calibration = OWN_TEXT
 
 
 @dataclass(frozen=True)
@@ -183,6 +201,7 @@ class SpectraRequest:
     method: str = "svd"
     per_head: bool = True
     device: str = "auto"
+    calibration: Calibration = OWN_TEXT
 
 
 @dataclass(frozen=True)
@@ -217,18 +236,25 @@ class Comparison:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One point: what was asked and what the plan really keeps, of the factored linears."""
+    """One point: what was asked and what the plan really keeps, of the factored linears.
+
+    kl: mean KL(dense ‖ compressed) in nats over the same samples; agreement: share of equal most likely classes.
+    """
 
     asked_keep: float
     keep: float
     kept_parameters: int
     plan: str
     metric: Metric
+    kl: Metric | None = None
+    agreement: Metric | None = None
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy against keep for one method. `decompositions` counts the SVDs that were computed for it."""
+    """Accuracy against keep for one method. `decompositions` counts the SVDs that were computed for it; `calibration`
+    is what a data-aware method looked at, None for others.
+    """
 
     created: str
     machine: Machine
@@ -240,6 +266,7 @@ class Curve:
     seconds: float
     dense: Metric
     points: tuple[CurvePoint, ...]
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -285,12 +312,19 @@ def from_json(kind: type[Any], data: Any, **extra: Any) -> Any:
     for item in dataclasses.fields(kind):
         if item.name in values or not item.metadata.get("json", True):
             continue
+        if isinstance(data, Mapping) and item.name not in data and _has_default(item):
+            continue
         if not isinstance(data, Mapping) or item.name not in data:
             raise InputError(
                 f"{kind.__name__} in this file has no field {item.name!r}: it is from another version"
             )
         values[item.name] = from_json(hints[item.name], data[item.name])
     return kind(**values)
+
+
+def _has_default(item: dataclasses.Field[Any]) -> bool:
+    """A field that a version after the file's added."""
+    return item.default is not dataclasses.MISSING
 
 
 def _plain(kind: Any, data: Any) -> Any:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from flashsvd.calibration import statistics_for
 from flashsvd.engines.build import weight_bytes
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel, load, pick_device, pick_dtype
+from flashsvd.results import OWN_TEXT, Calibration
 from flashsvd.spectra import Progress, Spectra, compute
 
 
@@ -41,17 +43,31 @@ class Session:
             key, lambda: with_positions(loaded, positions), lambda longer: weight_bytes(longer.model)
         )
 
-    def spectra(self, loaded: LoadedModel, method: str, progress: Progress | None) -> tuple[Spectra, int]:
-        """Spectra of a model, and how many decompositions this call had to compute."""
+    def spectra(
+        self,
+        loaded: LoadedModel,
+        method: str,
+        progress: Progress | None,
+        calibration: Calibration = OWN_TEXT,
+    ) -> tuple[Spectra, int]:
+        """Spectra of a model, and how many decompositions this call had to compute.
+
+        Raises what `flashsvd.calibration.statistics_for` raises where the method looks at data.
+        """
         computed = 0
+        chosen = method_named(method)
 
         def make() -> Spectra:
             nonlocal computed
-            spectra = compute(loaded, method_named(method), progress=progress)
+            statistics = None
+            if chosen.needs:
+                statistics = statistics_for(loaded, chosen.needs, calibration, progress)
+            spectra = compute(loaded, chosen, statistics, progress=progress)
             computed = spectra.computed
             return spectra
 
-        return self._get(("spectra", *_key(loaded), method), make, _spectra_bytes), computed
+        looked_at = (str(calibration),) if chosen.needs else ()
+        return self._get(("spectra", *_key(loaded), chosen.spec, *looked_at), make, _spectra_bytes), computed
 
     def _get(self, key: tuple[str, ...], make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         if key in self._kept:

@@ -77,3 +77,37 @@ def tiny(tiny_folder: Path) -> LoadedModel:
     from flashsvd.models.load import load
 
     return load(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def scored_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a tokenizer, a calibration set and held-out pieces, labelled by the dense model itself."""
+    import pandas as pd
+    import transformers
+
+    from flashsvd.models.load import load
+
+    folder = tmp_path_factory.mktemp("scored")
+    for file in tiny_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(chr, range(97, 123))]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    generator = torch.Generator().manual_seed(3)
+    texts = [
+        " ".join(
+            chr(97 + int(letter)) for letter in torch.randint(26, (3 + index % 40,), generator=generator)
+        )
+        for index in range(100)
+    ]
+    model = load(str(folder)).model
+    logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+    # Random weights prefer one class by far; about its mean the model tells texts apart.
+    model.classifier.bias.sub_(logits[:60].mean(0))
+    model.save_pretrained(folder)
+    labels = (logits - logits[:60].mean(0)).argmax(-1).tolist()
+    table = pd.DataFrame({"text": texts, "label": labels})
+    table[:60].to_parquet(folder / "evaluation.parquet")
+    table[60:].to_parquet(folder / "calibration.parquet")
+    return folder

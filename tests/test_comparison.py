@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
@@ -15,35 +14,6 @@ from flashsvd.models.load import load
 from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, Comparison, CurveRequest, PlanChoice, to_json
 from flashsvd.session import Session
-
-
-@pytest.fixture(scope="module")
-def scored_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a tokenizer and held-out pieces, labelled by the dense model itself."""
-    import transformers
-
-    folder = tmp_path_factory.mktemp("scored")
-    for file in tiny_folder.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(chr, range(97, 123))]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
-    tokenizer.save_pretrained(folder)
-    generator = torch.Generator().manual_seed(3)
-    texts = [
-        " ".join(
-            chr(97 + int(letter)) for letter in torch.randint(26, (3 + index % 40,), generator=generator)
-        )
-        for index in range(60)
-    ]
-    model = load(str(folder)).model
-    logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
-    # Random weights prefer one class by far; about its mean the model tells texts apart.
-    model.classifier.bias.sub_(logits.mean(0))
-    model.save_pretrained(folder)
-    labels = (logits - logits.mean(0)).argmax(-1).tolist()
-    pd.DataFrame({"text": texts, "label": labels}).to_parquet(folder / "evaluation.parquet")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from flashsvd.errors import CheckpointError
+from flashsvd.methods import method_named
 from flashsvd.methods.base import Method, Spectrum
-from flashsvd.methods.svd import METHOD
 from flashsvd.models.load import LoadedModel, load
 from flashsvd.spectra import compute
+
+METHOD = method_named("svd")
 
 
 def test_every_matrix_is_decomposed_once_and_read_back_equal(tiny: LoadedModel, tmp_path: Path) -> None:
@@ -15,9 +17,9 @@ def test_every_matrix_is_decomposed_once_and_read_back_equal(tiny: LoadedModel, 
 
     def counted(weight: torch.Tensor) -> Spectrum:
         calls.append(weight.shape)
-        return METHOD.decompose(weight)
+        return METHOD.decompose(weight, None)
 
-    method = Method("svd", "SVD", "", counted)
+    method = Method("svd", "SVD", "", lambda weight, stats: counted(weight))
     first = compute(tiny, method, cache=tmp_path)
     again = compute(tiny, method, cache=tmp_path)
     assert len(calls) == first.computed == 18

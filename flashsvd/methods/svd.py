@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flashsvd.methods.base import Method, Spectrum
+from flashsvd.methods.base import Method, Spectrum, decompose_plain
 
 if TYPE_CHECKING:
     import torch
 
-
-def _decompose(weight: torch.Tensor) -> Spectrum:
-    # Loaded only where work is done: the app lists methods in a process that never loads torch.
-    import torch
-
-    u, sigma, v = torch.linalg.svd(weight, full_matrices=False)
-    return Spectrum(u, sigma, v)
+    from flashsvd.stats.base import InputStats
 
 
-METHOD = Method(
-    name="svd",
-    title="SVD",
-    source="Eckart and Young, Psychometrika 1 (1936)",
-    decompose=_decompose,
-)
+def _decompose(weight: torch.Tensor, stats: InputStats | None) -> Spectrum:
+    return decompose_plain(weight)
+
+
+def method() -> Method:
+    return Method("svd", "SVD", "Eckart and Young, Psychometrika 1 (1936)", _decompose)
