@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from flashsvd.errors import NonFiniteError
+from flashsvd.measure.intervals import wilson_interval
 from flashsvd.results import Metric
 
+__all__ = ["measure_accuracy", "wilson_interval"]
+
 _BATCH = 32
-
-
-def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, JASA 22, 1927); right also near 0 and 1.
-
-    >>> low, high = wilson_interval(90, 100)
-    >>> round(low, 3), round(high, 3)
-    (0.826, 0.945)
-    """
-    if n == 0:
-        return 0.0, 1.0
-    share = correct / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @torch.inference_mode()
@@ -44,7 +32,7 @@ def measure_accuracy(
     encoded: token ids, one list a sequence; run in batches of like length, padded on the right.
 
     Raises:
-        FloatingPointError: a logit is not finite; the run fails, no sample is skipped.
+        NonFiniteError: a logit is not finite; the run fails, no sample is skipped.
     """
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     correct = 0
@@ -58,7 +46,7 @@ def measure_accuracy(
             mask[line, : len(encoded[row])] = 1
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
         if not torch.isfinite(logits).all():
-            raise FloatingPointError(f"logits are not finite in samples {start} to {start + len(rows)}")
+            raise NonFiniteError(f"logits are not finite in samples {start} to {start + len(rows)}")
         guesses = logits.argmax(-1).tolist()
         correct += sum(guess == labels[row] for guess, row in zip(guesses, rows, strict=True))
         if progress:
