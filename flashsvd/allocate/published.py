@@ -1,19 +1,12 @@
-"""A budget or a rule -> RankPlan."""
+"""Ranks that need no data: one keep everywhere, one rank per role, and the ranks the FlashSVD paper reports."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from flashsvd.errors import PlanError
 from flashsvd.models.shape import ModelShape, Slot
 from flashsvd.ranks import Rank, RankPlan, rank_for_keep
-
-SingularValues = Mapping[tuple[int, str], NDArray[np.float64]]
-"""Singular values by (layer, slot), each [units, rank], largest first."""
 
 
 @dataclass(frozen=True)
@@ -75,41 +68,3 @@ def ladder(shape: ModelShape, rung: Rung) -> RankPlan:
         feed_forward=max(1, round(rung.feed_forward * width)),
         output=max(1, round(rung.output * width)),
     )
-
-
-def energy(shape: ModelShape, sigmas: SingularValues, share: float) -> RankPlan:
-    """The smallest rank of each unit that holds `share` of its squared singular values.
-
-    Raises:
-        PlanError: share is not above 0 and at most 1, or a unit's singular values are missing.
-    """
-    if not 0 < share <= 1:
-        raise PlanError(f"energy share must be above 0 and at most 1, got {share:g}")
-
-    def rank(layer: int, slot: Slot, unit: int) -> Rank:
-        values = sigmas.get((layer, slot.name))
-        if values is None or len(values) != slot.units:
-            raise PlanError(
-                f"no singular values for L{layer + 1}.{slot.name}: compute this model's spectra first"
-            )
-        held = np.cumsum(np.square(values[unit]))
-        if held[-1] == 0:
-            return 1
-        return min(int(np.searchsorted(held, share * held[-1])) + 1, slot.full_rank)
-
-    return RankPlan.build(shape, rank)
-
-
-def tail_energy(plan: RankPlan, sigmas: SingularValues) -> float:
-    """Share of all squared singular values that the plan cuts off: Σ tail σ² / Σ σ² (Eckart-Young).
-
-    For plain SVD this is the squared relative error of the weights, with no forward pass.
-    """
-    cut = total = 0.0
-    for layer, slot in plan.shape:
-        squares = np.square(sigmas[layer, slot.name])
-        total += float(squares.sum())
-        for unit, rank in enumerate(plan.get(layer, slot.name)):
-            if rank is not None:
-                cut += float(squares[unit, rank:].sum())
-    return cut / total if total else 0.0
