@@ -219,9 +219,10 @@ def _score(flash: Metric | None, dense: Metric | None, trained: bool) -> Card:
         note = "the same as dense"
     else:
         note = f"{abs(lost):.1f} {'under' if lost > 0 else 'over'} dense" + (", inside ±" if inside else "")
+    floor = "" if flash.floor is None else f"; always naming the commonest class {100 * flash.floor:.1f} %"
     hover = (
         f"95 % interval {100 * flash.low:.1f} to {100 * flash.high:.1f} %, seed {flash.seed}; dense "
-        f"{100 * dense.value:.1f} %; always naming the commonest class {100 * flash.floor:.1f} %"
+        f"{100 * dense.value:.1f} %{floor}"
     )
     return Card(label, value, note, tone, flash.value, hover)
 

@@ -11,6 +11,7 @@ import torch
 
 from flashsvd.data import check_input_size, evaluation_samples, timing_ids
 from flashsvd.engines.build import build, check_engine, checked_between_layers, weight_bytes
+from flashsvd.engines.stream import check_streams
 from flashsvd.errors import InputError, OutOfMemoryError
 from flashsvd.factors import factorise
 from flashsvd.kernels.backend import choose
@@ -19,11 +20,12 @@ from flashsvd.measure.fidelity import check_input, judge, outputs, reference_out
 from flashsvd.measure.latency import time_engines
 from flashsvd.measure.machine import available_bytes, describe_machine
 from flashsvd.measure.memory import allocator_peak_bytes, peak_activation_bytes, record_timeline
+from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel
 from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, Comparison, EngineRun, Metric, ModelInfo
 from flashsvd.session import Session
-from flashsvd.spectra import Progress
+from flashsvd.spectra import Progress, shape_for
 
 _TIMING_SECONDS = {"cpu": 12.0, "cuda": 20.0}
 
@@ -46,10 +48,12 @@ def compare(
     given = request.choice.plan
     per_head = request.per_head if given is None else given.shape.per_head
     loaded = session.model(request.model, request.dtype, request.device, per_head)
+    if "flash" in request.engines:
+        check_streams(loaded.family)
     check_input_size(loaded, request.batch, request.seq)
-    plan = request.choice.resolve(loaded.shape)
+    plan = request.choice.resolve(shape_for(loaded.shape, method_named(request.method)))
     spectra, decompositions = session.spectra(
-        loaded, request.method, lambda stage, share: report(stage, 0.02 + 0.18 * share)
+        loaded, request.method, lambda stage, share: report(stage, 0.02 + 0.18 * share), request.calibration
     )
     factors = factorise(loaded, spectra, plan)
     report("Building the engines", 0.2)

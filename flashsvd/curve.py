@@ -1,10 +1,13 @@
-"""What the rank costs: accuracy against keep, one decomposition per matrix for the whole curve."""
+"""What the rank costs: accuracy and divergence against keep, one decomposition per matrix for the whole curve."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
+
+import torch
 
 from flashsvd.allocate import uniform
 from flashsvd.compare import model_info
@@ -12,11 +15,17 @@ from flashsvd.data import evaluation_samples
 from flashsvd.engines.build import build, checked_between_layers
 from flashsvd.errors import InputError, ModelError
 from flashsvd.factors import factorise
-from flashsvd.measure.accuracy import measure_accuracy
+from flashsvd.measure.divergence import Batch, divergence, log_probabilities
 from flashsvd.measure.machine import describe_machine
-from flashsvd.results import Curve, CurvePoint, CurveRequest, Metric
+from flashsvd.measure.scores import accuracy_metric, agreement_metric, kl_metric
+from flashsvd.methods import method_named
+from flashsvd.models.load import LoadedModel
+from flashsvd.results import Curve, CurvePoint, CurveRequest
 from flashsvd.session import Session
 from flashsvd.spectra import Progress
+from flashsvd.tasks.encoding import Encoded, pad_batches
+
+_BATCH = 32
 
 
 def accuracy_curve(
@@ -30,50 +39,47 @@ def accuracy_curve(
     on_point: called with each point as it is measured.
 
     Raises:
-        InputError: no keeps, or one outside (0, 1].
+        InputError: no keeps, one outside (0, 1], or a method that needs calibration text where there is none.
         ModelError: the model has no evaluation set, or random weights.
     """
     report = progress or (lambda stage, share: None)
     session = session or Session()
-    if not request.keeps:
-        raise InputError("keeps must hold at least one value")
-    for keep in request.keeps:
-        if not 0 < keep <= 1:
-            raise InputError(f"keep must be above 0 and at most 1, got {keep:g}")
-    if request.samples < 1:
-        raise InputError(f"samples must be at least 1, got {request.samples}")
+    _check(request)
     started = time.perf_counter()
     report("Loading the model", 0.0)
     loaded = session.model(request.model, request.dtype, request.device, request.per_head)
     samples = evaluation_samples(loaded, request.samples, request.seed)
     if samples is None or not loaded.trained:
         raise ModelError(f"{loaded.name} has no held-out set to score: accuracy does not apply")
+    batches = pad_batches(Encoded(samples.encoded, None, samples.labels), _BATCH, samples.pad_id)
+    labels = torch.cat([batch["labels"] for batch in batches])
+    method = method_named(request.method)
     spectra, decompositions = session.spectra(
-        loaded, request.method, lambda stage, share: report(stage, 0.02 + 0.08 * share)
+        loaded, method.spec, lambda stage, share: report(stage, 0.02 + 0.08 * share), request.calibration
     )
     steps = len(request.keeps) + 1
 
-    def score(words: str, step: int, model: object) -> Metric:
-        def tell(share: float) -> None:
-            report(words, 0.1 + 0.9 * (step + share) / steps)
+    def predict(words: str, step: int, model: Any) -> list[torch.Tensor]:
+        return _predict(
+            model, loaded, batches, lambda share: report(words, 0.1 + 0.9 * (step + share) / steps)
+        )
 
-        with checked_between_layers(model, loaded.family, lambda: report(words, 0.1 + 0.9 * step / steps)):
-            return measure_accuracy(
-                model,
-                samples.encoded,
-                samples.labels,
-                pad_id=samples.pad_id,
-                seed=request.seed,
-                progress=tell,
-            )
-
-    dense = score("Scoring the dense model", 0, loaded.model)
+    dense = predict("Scoring the dense model", 0, loaded.model)
     points = []
     for step, keep in enumerate(sorted(request.keeps), start=1):
-        plan = uniform(loaded.shape, keep)
-        model = build(loaded, "lowrank", factorise(loaded, spectra, plan), plan, method=request.method)
-        metric = score(f"Scoring keep {keep:.2f} ({step} of {steps - 1})", step, model)
-        point = CurvePoint(keep, plan.keep, plan.kept_parameters, plan.to_text(), metric)
+        plan = uniform(spectra.shape, keep)
+        model = build(loaded, "lowrank", factorise(loaded, spectra, plan), plan, method=method.spec)
+        found = predict(f"Scoring keep {keep:.2f} ({step} of {steps - 1})", step, model)
+        apart = divergence(dense, found)
+        point = CurvePoint(
+            keep,
+            plan.keep,
+            plan.kept_parameters,
+            plan.to_text(),
+            accuracy_metric(torch.cat(found).argmax(-1).numpy(), labels.numpy(), seed=request.seed),
+            kl_metric(apart, request.seed),
+            agreement_metric(apart, request.seed),
+        )
         points.append(point)
         if on_point:
             on_point(point)
@@ -82,11 +88,37 @@ def accuracy_curve(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=describe_machine(loaded.device),
         model=model_info(loaded),
-        method=request.method,
+        method=method.spec,
         dtype=request.dtype,
         seed=request.seed,
         decompositions=decompositions,
         seconds=time.perf_counter() - started,
-        dense=dense,
+        dense=accuracy_metric(torch.cat(dense).argmax(-1).numpy(), labels.numpy(), seed=request.seed),
         points=tuple(points),
+        calibration=request.calibration if method.needs else None,
     )
+
+
+def _check(request: CurveRequest) -> None:
+    if not request.keeps:
+        raise InputError("keeps must hold at least one value")
+    for keep in request.keeps:
+        if not 0 < keep <= 1:
+            raise InputError(f"keep must be above 0 and at most 1, got {keep:g}")
+    if request.samples < 1:
+        raise InputError(f"samples must be at least 1, got {request.samples}")
+
+
+def _predict(
+    model: Any, loaded: LoadedModel, batches: Sequence[Batch], tell: Callable[[float], None]
+) -> list[torch.Tensor]:
+    """Log-probabilities, batch by batch; `tell` hears the share done, also between layers."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done = count
+        tell(done / len(batches))
+
+    with checked_between_layers(model, loaded.family, lambda: tell(done / len(batches))):
+        return log_probabilities(model, batches, advance)

@@ -12,7 +12,7 @@ from app.evidence import Evidence
 from app.state import DTYPES, Settings, to_query
 from app.words import count, percent
 from flashsvd.methods import methods
-from flashsvd.models.sources import catalogue
+from flashsvd.models.sources import catalogue, streams
 from flashsvd.results import to_json
 
 
@@ -40,7 +40,7 @@ def sidebar(settings: Settings, evidence: Evidence) -> None:
 
 
 def _model(settings: Settings) -> None:
-    names = [source.name for source in catalogue()]
+    names = [source.name for source in catalogue() if streams(source)]
     if settings.model not in names:
         names.insert(0, settings.model)
     st.session_state["w_model"] = settings.model

@@ -6,8 +6,14 @@ import typer
 
 from flashsvd.cli.app import app
 from flashsvd.cli.bench import bench
+from flashsvd.cli.budget import budget
 from flashsvd.cli.compare import compare
+from flashsvd.cli.compress import compress
 from flashsvd.cli.curve import curve
+from flashsvd.cli.evaluate import evaluate
+from flashsvd.cli.export import export
+from flashsvd.cli.finetune import finetune
+from flashsvd.cli.import_ import import_
 from flashsvd.cli.models import models
 from flashsvd.cli.record import record
 from flashsvd.cli.report import report
@@ -24,6 +30,12 @@ application = typer.Typer(
 application.command("models")(models)
 application.command("compare")(compare)
 application.command("curve")(curve)
+application.command("compress")(compress)
+application.command("budget")(budget)
+application.command("evaluate")(evaluate)
+application.command("finetune")(finetune)
+application.command("import")(import_)
+application.command("export")(export)
 application.command("record")(record)
 application.add_typer(bench, name="bench")
 application.command("report")(report)

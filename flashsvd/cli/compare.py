@@ -22,6 +22,8 @@ def compare(
     plan: options.Plan = None,
     rules: options.Rules = None,
     per_head: options.PerHead = True,
+    calibration: options.CalibrationText = None,
+    calibration_samples: options.CalibrationSamples = 256,
     batch: options.Batch = 8,
     seq: options.Seq = 256,
     dtype: options.Dtype = "fp32",
@@ -33,7 +35,7 @@ def compare(
     as_json: options.Json = False,
 ) -> None:
     """Run a model dense and compressed on the same input: latency, memory, accuracy, and whether they agree."""
-    from flashsvd.results import CompareRequest, to_json
+    from flashsvd.results import Calibration, CompareRequest, to_json
 
     request = CompareRequest(
         model=model,
@@ -48,6 +50,7 @@ def compare(
         samples=samples,
         repeats=repeats,
         seed=seed,
+        calibration=Calibration(calibration, calibration_samples, seed),
     )
     from flashsvd.compare import compare as run
 
@@ -90,9 +93,8 @@ def _print(result: Comparison) -> None:
     if scored is None:
         console.print("Accuracy does not apply: random weights, or no held-out set.")
     else:
-        console.print(
-            f"Accuracy on {scored.n} held-out pieces; the commonest class alone scores {scored.floor:.3f}."
-        )
+        floor = "" if scored.floor is None else f"; the commonest class alone scores {scored.floor:.3f}"
+        console.print(f"Accuracy on {scored.n} held-out pieces{floor}.")
 
 
 def _agreement(run: EngineRun) -> str:

@@ -1,8 +1,10 @@
-"""`curve`: accuracy against keep."""
+"""`curve`: accuracy and divergence against keep, of one method or several."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,52 +14,96 @@ from flashsvd.cli.keeping import keep_run
 from flashsvd.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from flashsvd.results import Curve
+    from flashsvd.results import Curve, Metric
 
 
 def curve(
     model: options.Model,
-    method: options.Method = "svd",
+    method: Annotated[
+        str, typer.Option(help="One method or several, comma-separated: svd,fwsvd,asvd:alpha=0.3,whiten.")
+    ] = "svd",
     keep: Annotated[str, typer.Option(help="FIRST:LAST:STEP or a comma-separated list.")] = "0.1:1.0:0.1",
     per_head: options.PerHead = True,
+    calibration: options.CalibrationText = None,
+    calibration_samples: options.CalibrationSamples = 256,
+    calibration_seeds: Annotated[
+        str, typer.Option(help="Comma-separated: one curve of a data-aware method for each draw.")
+    ] = "0",
     dtype: options.Dtype = "fp32",
     device: options.Device = "auto",
     samples: options.Samples = 512,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Score a model at many keeps, from one decomposition per matrix."""
-    from flashsvd.results import CurveRequest, to_json
+    """Score a model at many keeps, from one decomposition per matrix and method."""
+    from flashsvd.methods import method_named
+    from flashsvd.results import Calibration, CurveRequest, to_json
 
-    request = CurveRequest(
-        model=model,
-        keeps=options.parse_grid(keep),
-        method=method,
-        per_head=per_head,
-        dtype=dtype,
-        device=device,
-        samples=samples,
-        seed=seed,
-    )
-    from flashsvd.curve import accuracy_curve
-
-    with progress_bar() as progress:
-        result = accuracy_curve(request, progress=progress)
-    if as_json:
-        print(json.dumps(to_json(result)))
-    else:
-        _print(result)
-    keep_run(result)
-
-
-def _print(result: Curve) -> None:
-    print(f"{'keep':>6}  {'parameters':>11}  accuracy (95 %)")
-    for point in result.points:
-        metric = point.metric
-        print(
-            f"{point.keep:6.3f}  {point.kept_parameters:11,}  {metric.value:.3f} ({metric.low:.3f}-{metric.high:.3f})"
+    keeps, seeds = options.parse_grid(keep), options.parse_seeds(calibration_seeds)
+    requests = [
+        CurveRequest(
+            model=model,
+            keeps=keeps,
+            method=spec,
+            per_head=per_head,
+            dtype=dtype,
+            device=device,
+            samples=samples,
+            seed=seed,
+            calibration=Calibration(calibration, calibration_samples, draw),
         )
-    dense = result.dense
-    print(
-        f"dense {dense.value:.3f} ({dense.low:.3f}-{dense.high:.3f}), commonest class {dense.floor:.3f}, n {dense.n}"
-    )
+        for spec in options.parse_methods(method)
+        for draw in (seeds if method_named(spec).needs else seeds[:1])
+    ]
+    from flashsvd.curve import accuracy_curve
+    from flashsvd.session import Session
+
+    session, results = Session(), []
+    with progress_bar() as progress:
+        for number, request in enumerate(requests):
+            words = f"{request.method}: " if len(requests) > 1 else ""
+
+            def tell(stage: str, share: float, done: int = number, words: str = words) -> None:
+                progress(words + stage, (done + share) / len(requests))
+
+            results.append(accuracy_curve(request, session, tell))
+    if as_json:
+        found = [to_json(result) for result in results]
+        print(json.dumps(found[0] if len(found) == 1 else {"curves": found}))
+    else:
+        _print(results)
+    for result in results:
+        keep_run(result)
+
+
+def _print(results: Sequence[Curve]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    several = len(results) > 1
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    headings = ("keep", "parameters", "accuracy", "95 %", "KL to dense", "95 %", "same class")
+    for heading in ("method", "draw", *headings) if several else headings:
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("method", "95 %") else "right")
+    for result in results:
+        draw = str(result.calibration.seed) if result.calibration else "-"
+        for point in result.points:
+            row = [f"{point.keep:.3f}", f"{point.kept_parameters:,}", f"{point.metric.value:.3f}"]
+            row += [_interval(point.metric, 3)]
+            row += [f"{point.kl.value:.4f}", _interval(point.kl, 4)] if point.kl else ["-", "-"]
+            row.append(f"{point.agreement.value:.3f}" if point.agreement else "-")
+            table.add_row(*([result.method, draw, *row] if several else row))
+    # A pipe has no width of its own, and rich would cut every column to fit 80.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    dense = results[0].dense
+    floor = "" if dense.floor is None else f", commonest class {dense.floor:.3f}"
+    console.print(f"dense {dense.value:.3f} ({_interval(dense, 3)}){floor}, n {dense.n}", soft_wrap=True)
+    calibrated = next((result.calibration for result in results if result.calibration), None)
+    if calibrated:
+        text = calibrated.text or "the model's own calibration set"
+        console.print(f"calibrated on {text}, at most {calibrated.samples} pieces", soft_wrap=True)
+
+
+def _interval(metric: Metric, digits: int) -> str:
+    return f"{metric.low:.{digits}f}-{metric.high:.{digits}f}"

@@ -13,7 +13,20 @@ from flashsvd.ranks import RankPlan
 from flashsvd.results import PlanChoice
 
 Model = Annotated[str, typer.Argument(help="A bundled name, a preset, a folder or a hub id; see `models`.")]
-Method = Annotated[str, typer.Option(help="Compression method.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="svd, fwsvd, asvd, whiten or basis_sharing, with options such as asvd:alpha=0.3 or whiten:centred."
+    ),
+]
+CalibrationText = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration", help="A task or file to calibrate on; the model's own calibration set if left out."
+    ),
+]
+CalibrationSamples = Annotated[int, typer.Option(help="Pieces of calibration text at most.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a model that is there.")]
 Keep = Annotated[
     float | None,
     typer.Option(
@@ -98,6 +111,41 @@ def parse_grid(text: str) -> tuple[float, ...]:
         raise InputError(f"--keep FIRST:LAST:STEP needs FIRST up to LAST in at most 1000 steps, got {text!r}")
     count = math.floor((last - first) / step + 1e-9) + 1
     return tuple(round(first + index * step, 10) for index in range(count))
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """Comma-separated methods, whose options may hold commas too: `name=value` belongs to the method before it.
+
+    >>> parse_methods("svd,whiten:centred,sqrt=cholesky,asvd:alpha=0.3")
+    ('svd', 'whiten:centred,sqrt=cholesky', 'asvd:alpha=0.3')
+
+    Raises:
+        InputError: no method is named.
+    """
+    found: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if found and "=" in part and ":" not in part:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    if not found:
+        raise InputError("--method must name at least one method")
+    return tuple(dict.fromkeys(found))
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Comma-separated whole numbers from 0. Raises InputError for anything else.
+
+    >>> parse_seeds("0, 1,2")
+    (0, 1, 2)
+    """
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = (-1,)
+    if min(seeds) < 0:
+        raise InputError(f"--calibration-seeds takes whole numbers from 0, such as 0,1,2, got {text!r}")
+    return tuple(dict.fromkeys(seeds))
 
 
 def _three(text: str) -> tuple[int, int, int]:

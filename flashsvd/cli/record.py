@@ -22,6 +22,8 @@ def record(
     plan: options.Plan = None,
     rules: options.Rules = None,
     per_head: options.PerHead = True,
+    calibration: options.CalibrationText = None,
+    calibration_samples: options.CalibrationSamples = 256,
     batch: options.Batch = 8,
     seq: options.Seq = 256,
     dtype: options.Dtype = "fp32",
@@ -32,7 +34,7 @@ def record(
     grid: Annotated[str, typer.Option(help="Keeps of the curve: FIRST:LAST:STEP or a list.")] = "0.1:1.0:0.1",
 ) -> None:
     """Run a comparison and, where the model can be scored, its accuracy curve, and save both as one recording."""
-    from flashsvd.results import CompareRequest, CurveRequest
+    from flashsvd.results import Calibration, CompareRequest, CurveRequest
 
     request = CompareRequest(
         model=model,
@@ -46,6 +48,7 @@ def record(
         samples=samples,
         repeats=repeats,
         seed=seed,
+        calibration=Calibration(calibration, calibration_samples, seed),
     )
     keeps = options.parse_grid(grid)
     from flashsvd.compare import compare
@@ -58,10 +61,12 @@ def record(
         comparison = compare(request, session, progress)
         curve = None
         if any(run.metric for run in comparison.runs):
-            asked = CurveRequest(model, keeps, method, per_head, dtype, device, samples, seed)
+            asked = CurveRequest(
+                model, keeps, method, per_head, dtype, device, samples, seed, request.calibration
+            )
             curve = accuracy_curve(asked, session, progress)
         loaded = session.model(model, dtype, device, per_head)
-        spectra, _ = session.spectra(loaded, method, progress)
+        spectra, _ = session.spectra(loaded, method, progress, request.calibration)
     command = "python -m flashsvd " + shlex.join(sys.argv[1:])
     write(out, Recording(comparison, curve, spectra.sigmas(), command))
     print(f"wrote {out}")

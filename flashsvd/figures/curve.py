@@ -66,7 +66,7 @@ def curve(
                 mode, f"dense {100 * reference.value:.1f}", x=2, y=100 * reference.value, **_ABOVE_LEFT
             )
         )
-    if reference is not None:
+    if reference is not None and reference.floor is not None:
         _add_line(figure, 100 * reference.floor, colours.dense, "dot")
         notes.append(
             theme.label(
@@ -183,7 +183,7 @@ def _range(
     highs = [p.metric.high for p in (*points, *coming)]
     for metric in (reference, here[1] if here else None):
         if metric is not None:
-            lows += [metric.floor, metric.low]
+            lows += [metric.low] if metric.floor is None else [metric.floor, metric.low]
             highs.append(metric.high)
     if not lows:
         return 0.0, 100.0

@@ -81,7 +81,7 @@ def run_job(job: str, request: CompareRequest | CurveRequest | SpectraRequest) -
 
             return accuracy_curve(request, state.session, progress, on_point)
         loaded = state.session.model(request.model, "fp32", request.device, request.per_head)
-        spectra, _ = state.session.spectra(loaded, request.method, progress)
+        spectra, _ = state.session.spectra(loaded, request.method, progress, request.calibration)
         return SpectraSummary(model_info(loaded), request.method, spectra.sigmas())
     except Cancelled:
         return Failure("cancelled", cancelled=True)

@@ -1,0 +1,1 @@
+"""Compressed checkpoints: made in memory or layer by layer, and refitted."""

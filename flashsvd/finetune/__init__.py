@@ -1,0 +1,1 @@
+"""Training with transformers' Trainer: dense models on tasks, factors back towards the dense model."""
