@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from flashsvd.allocate import uniform
+from flashsvd.allocate import Budget, Costs, uniform
 from flashsvd.compare import model_info
 from flashsvd.data import evaluation_samples
 from flashsvd.engines.build import build, checked_between_layers
@@ -20,7 +20,10 @@ from flashsvd.measure.machine import describe_machine
 from flashsvd.measure.scores import accuracy_metric, agreement_metric, kl_metric
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel
+from flashsvd.ranks import RankPlan
 from flashsvd.results import Curve, CurvePoint, CurveRequest
+from flashsvd.search.allocators import ALLOCATORS, NEED_TEXT, plan_for
+from flashsvd.search.text_split import TextSplit
 from flashsvd.session import Session
 from flashsvd.spectra import Progress
 from flashsvd.tasks.encoding import Encoded, pad_batches
@@ -34,12 +37,13 @@ def accuracy_curve(
     progress: Progress | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
 ) -> Curve:
-    """Scores the uniform plan at every keep on the same held-out pieces; the low-rank engine runs them.
+    """Scores the allocator's plan at every keep on the same held-out pieces; the low-rank engine runs them.
 
     on_point: called with each point as it is measured.
 
     Raises:
-        InputError: no keeps, one outside (0, 1], or a method that needs calibration text where there is none.
+        InputError: no keeps, one outside (0, 1], an unknown allocator, or calibration text needed where there is none.
+        PlanError: the allocator has no plan that keeps so little.
         ModelError: the model has no evaluation set, or random weights.
     """
     report = progress or (lambda stage, share: None)
@@ -57,7 +61,22 @@ def accuracy_curve(
     spectra, decompositions = session.spectra(
         loaded, method.spec, lambda stage, share: report(stage, 0.02 + 0.08 * share), request.calibration
     )
+    text = TextSplit.drawn(loaded, request.calibration) if request.allocator in NEED_TEXT else None
     steps = len(request.keeps) + 1
+
+    def plan_at(words: str, step: int, keep: float) -> RankPlan:
+        if request.allocator == "uniform" or keep == 1:
+            return uniform(spectra.shape, keep)
+        return plan_for(
+            request.allocator,
+            loaded,
+            spectra,
+            Budget.of_keep(spectra.shape, keep),
+            Costs.parameters(),
+            text,
+            seed=request.calibration.seed,
+            progress=lambda stage, share: report(f"{words}: {stage}", 0.1 + 0.9 * step / steps),
+        ).plan
 
     def predict(words: str, step: int, model: Any) -> list[torch.Tensor]:
         return _predict(
@@ -67,9 +86,10 @@ def accuracy_curve(
     dense = predict("Scoring the dense model", 0, loaded.model)
     points = []
     for step, keep in enumerate(sorted(request.keeps), start=1):
-        plan = uniform(spectra.shape, keep)
+        words = f"Keep {keep:.2f} ({step} of {steps - 1})"
+        plan = plan_at(words, step, keep)
         model = build(loaded, "lowrank", factorise(loaded, spectra, plan), plan, method=method.spec)
-        found = predict(f"Scoring keep {keep:.2f} ({step} of {steps - 1})", step, model)
+        found = predict(words, step, model)
         apart = divergence(dense, found)
         point = CurvePoint(
             keep,
@@ -95,7 +115,8 @@ def accuracy_curve(
         seconds=time.perf_counter() - started,
         dense=accuracy_metric(torch.cat(dense).argmax(-1).numpy(), labels.numpy(), seed=request.seed),
         points=tuple(points),
-        calibration=request.calibration if method.needs else None,
+        calibration=request.calibration if method.needs or text else None,
+        allocator=request.allocator,
     )
 
 
@@ -105,6 +126,8 @@ def _check(request: CurveRequest) -> None:
     for keep in request.keeps:
         if not 0 < keep <= 1:
             raise InputError(f"keep must be above 0 and at most 1, got {keep:g}")
+    if request.allocator not in ALLOCATORS:
+        raise InputError(f"allocator must be one of {', '.join(ALLOCATORS)}, got {request.allocator!r}")
     if request.samples < 1:
         raise InputError(f"samples must be at least 1, got {request.samples}")
 

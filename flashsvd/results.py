@@ -180,7 +180,9 @@ class CompareRequest:
 
 @dataclass(frozen=True)
 class CurveRequest:
-    """What an accuracy-against-keep curve is asked to run."""
+    """What an accuracy-against-keep curve is asked to run. allocator: of `flashsvd.search.allocators`; it looks at the
+    calibration text where it needs some.
+    """
 
     model: str
     keeps: tuple[float, ...]
@@ -191,6 +193,7 @@ class CurveRequest:
     samples: int = 512
     seed: int = 0
     calibration: Calibration = OWN_TEXT
+    allocator: str = "uniform"
 
 
 @dataclass(frozen=True)
@@ -253,7 +256,7 @@ class CurvePoint:
 @dataclass(frozen=True)
 class Curve:
     """Accuracy against keep for one method. `decompositions` counts the SVDs that were computed for it; `calibration`
-    is what a data-aware method looked at, None for others.
+    is what a data-aware method or allocator looked at, None for others.
     """
 
     created: str
@@ -267,6 +270,7 @@ class Curve:
     dense: Metric
     points: tuple[CurvePoint, ...]
     calibration: Calibration | None = None
+    allocator: str = "uniform"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from flashsvd.search.budget import BudgetAnswer
     from flashsvd.search.smallest import Smallest
 
-_ALLOCATORS = "uniform, energy, asvd, calibrated or ars."
-
 
 def budget(
     model: options.Model,
@@ -42,7 +40,7 @@ def budget(
         ),
     ] = None,
     metric: Annotated[str, typer.Option(help="What --max-loss is of: accuracy or kl.")] = "accuracy",
-    allocator: Annotated[str, typer.Option(help=_ALLOCATORS)] = "calibrated",
+    allocator: options.Allocator = "calibrated",
     method: options.Method = "svd",
     out: Annotated[Path | None, typer.Option(help="Write the plan as JSON.")] = None,
     per_head: options.PerHead = True,

@@ -24,6 +24,7 @@ def curve(
     ] = "svd",
     keep: Annotated[str, typer.Option(help="FIRST:LAST:STEP or a comma-separated list.")] = "0.1:1.0:0.1",
     per_head: options.PerHead = True,
+    allocator: options.Allocator = "uniform",
     calibration: options.CalibrationText = None,
     calibration_samples: options.CalibrationSamples = 256,
     calibration_seeds: Annotated[
@@ -51,6 +52,7 @@ def curve(
             samples=samples,
             seed=seed,
             calibration=Calibration(calibration, calibration_samples, draw),
+            allocator=allocator,
         )
         for spec in options.parse_methods(method)
         for draw in (seeds if method_named(spec).needs else seeds[:1])

@@ -26,6 +26,9 @@ CalibrationText = Annotated[
     ),
 ]
 CalibrationSamples = Annotated[int, typer.Option(help="Pieces of calibration text at most.")]
+Allocator = Annotated[
+    str, typer.Option(help="How ranks are chosen: uniform, energy, asvd, calibrated or ars.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a model that is there.")]
 Keep = Annotated[
     float | None,

@@ -28,7 +28,7 @@ from flashsvd.demo.pieces import DUPLICATE_RULE, Piece, cut_pieces, drop_near_du
 from flashsvd.demo.tokenizer import encode_lines, train_tokenizer
 from flashsvd.demo.windows import build_store
 from flashsvd.errors import DeviceError, FlashSVDError, InputError
-from flashsvd.measure.accuracy import wilson_interval
+from flashsvd.measure.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

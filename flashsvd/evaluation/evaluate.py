@@ -13,12 +13,13 @@ import torch
 from torch.nn.functional import log_softmax
 
 from flashsvd.engines.build import checked_between_layers
-from flashsvd.errors import InputError, NonFiniteError
+from flashsvd.errors import InputError
 from flashsvd.evaluation.subject import LayerError, Subject, subject_of
-from flashsvd.measure.divergence import Batch, Divergence, divergence
+from flashsvd.measure.divergence import Divergence, divergence
 from flashsvd.measure.divergence_stream import divergence_between
 from flashsvd.measure.machine import describe_machine
 from flashsvd.measure.perplexity import Perplexity, check_causal, perplexity
+from flashsvd.measure.predictions import Batch, predict
 from flashsvd.measure.scores import agreement_metric, kl_metric, task_metrics
 from flashsvd.models.load import LoadedModel
 from flashsvd.ranks import RankPlan
@@ -225,18 +226,9 @@ def _labelled(request: EvaluateRequest, task: Task, subject: Subject, stage: _St
     return _Found(scores, apart=divergence([log_softmax(dense, -1)], [log_softmax(outputs, -1)]))
 
 
-@torch.inference_mode()
-def _outputs(model: Any, found: Sequence[Batch], progress: Callable[[float], None]) -> torch.Tensor:
-    """Logits [n, classes] in the order of the batches, float32 on the CPU."""
-    outputs = []
-    for number, batch in enumerate(found):
-        inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
-        logits = model(**inputs).logits
-        if not torch.isfinite(logits).all():
-            raise NonFiniteError(f"logits are not finite in batch {number + 1}: use --dtype fp32")
-        outputs.append(logits.float().cpu())
-        progress((number + 1) / len(found))
-    return torch.cat(outputs)
+def _outputs(model: Any, found: Sequence[Batch], tell: Callable[[float], None]) -> torch.Tensor:
+    """Logits [n, classes] in the order of the batches."""
+    return torch.cat(predict(model, found, lambda done: tell(done / len(found))))
 
 
 def _language(request: EvaluateRequest, task: Task, subject: Subject, stage: _Stage) -> _Found:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from flashsvd.engines.build import build
-from flashsvd.engines.hub import METHOD, load_compressed
+from flashsvd.engines.compressed import is_compressed, open_compressed
 from flashsvd.errors import InputError, ModelError
 from flashsvd.factors import factorise
 from flashsvd.measure.layer_error import layer_errors
 from flashsvd.methods import method_named
-from flashsvd.models.family import family_of
-from flashsvd.models.load import LoadedModel, pick_device, pick_dtype, quiet
+from flashsvd.models.load import LoadedModel, pick_device, pick_dtype
 from flashsvd.models.sources import Source, resolve
 from flashsvd.ranks import RankPlan
 from flashsvd.results import ModelInfo
@@ -111,45 +108,17 @@ def subject_of(request: EvaluateRequest, session: Session, report: Progress, cho
     )
 
 
-def is_compressed(source: Source) -> bool:
-    """Whether a source is a folder of factors."""
-    if source.folder is None:
-        return False
-    try:
-        saved = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        # Whoever loads it as a dense model says what is wrong.
-        return False
-    named = saved.get("quantization_config") if isinstance(saved, dict) else None
-    return isinstance(named, dict) and named.get("quant_method") == METHOD
-
-
 def _from_folder(request: EvaluateRequest, source: Source, session: Session, choose: Choose) -> Subject:
-    import transformers
-
     if request.choice is not None:
         raise InputError(f"{request.model} is already compressed: leave the ranks out to score it as it is")
-    assert source.folder is not None
-    device = pick_device(request.device)
-    model: Any = load_compressed(source.folder, engine="lowrank", dtype=pick_dtype(request.dtype))
+    loaded = open_compressed(source, pick_dtype(request.dtype), pick_device(request.device))
+    model: Any = loaded.model
     saved = model.config.quantization_config
     plan = RankPlan.from_json(saved.plan)
     against, dense = _against(request, session)
     if dense is not None:
         plan.check_fits(dense.shape)
-    tokenizer = None if dense is None else dense.tokenizer
-    if any((source.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    evaluation = source.folder / "evaluation.parquet"
-    loaded = LoadedModel(
-        source=source,
-        family=family_of(model.config.model_type),
-        shape=plan.shape,
-        model=nn.Module.to(model, device),
-        tokenizer=tokenizer,
-        evaluation=evaluation if evaluation.is_file() else None,
-    )
+        loaded = replace(loaded, tokenizer=loaded.tokenizer or dense.tokenizer)
     if dense is not None and not has_bundled(loaded):
         # A folder written without the sets of its model is scored on those of the dense one.
         loaded = replace(loaded, source=replace(source, folder=dense.source.folder))

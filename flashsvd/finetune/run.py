@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flashsvd.compare import model_info
+from flashsvd.engines.compressed import is_compressed
 from flashsvd.errors import Cancelled, FlashSVDError, InputError
 from flashsvd.factors import factorise
 from flashsvd.finetune import folder, students
@@ -124,7 +125,7 @@ def _check_installed() -> None:
 
 def _start(request: FinetuneRequest, session: Session, tell: Progress) -> _Start:
     source = resolve(request.model)
-    if source.folder is not None and students.is_compressed(source.folder):
+    if is_compressed(source):
         return _from_compressed(request, session)
     if request.teacher is not None:
         raise InputError(f"{request.model} is dense and is its own teacher: leave teacher out")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from flashsvd.measure.predictions import predict
 from flashsvd.measure.scores import task_metrics
 from flashsvd.models.load import LoadedModel
 from flashsvd.results import Metric
@@ -25,14 +26,10 @@ def scorer(
     """
     found = batches(examples, loaded, _BATCH, max_length=max_length)
 
-    @torch.inference_mode()
+    labels = torch.cat([batch["labels"] for batch in found])
+
     def score(model: Any) -> Metric:
-        model.eval()
-        logits, labels = [], []
-        for batch in found:
-            inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
-            logits.append(model(**inputs).logits.float().cpu())
-            labels.append(batch["labels"])
-        return task_metrics(task, torch.cat(logits).numpy(), torch.cat(labels).numpy(), seed=seed)[0]
+        logits = torch.cat(predict(model.eval(), found))
+        return task_metrics(task, logits.numpy(), labels.numpy(), seed=seed)[0]
 
     return score

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import transformers
 from torch import nn
 
 from flashsvd.engines.build import build
-from flashsvd.engines.hub import METHOD, load_compressed
+from flashsvd.engines.compressed import open_compressed
 from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear
 from flashsvd.errors import CheckpointError, InputError
 from flashsvd.factors import Factors
-from flashsvd.models.family import family_of
 from flashsvd.models.load import LoadedModel, quiet
 from flashsvd.models.sources import Source
 from flashsvd.ranks import RankPlan
@@ -66,40 +64,19 @@ def cut(loaded: LoadedModel, factors: Factors, plan: RankPlan, method: str) -> A
     return copy.deepcopy(build(loaded, "lowrank", factors, plan, method=method))
 
 
-def is_compressed(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint of factors."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config["quantization_config"]["quant_method"] == METHOD
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def reopen(source: Source, device: torch.device) -> tuple[LoadedModel, RankPlan]:
     """A compressed folder as a trainable model, run by the low-rank engine, and its plan.
 
     Raises what `load_compressed` raises.
     """
-    assert source.folder is not None
-    model: Any = load_compressed(source.folder, engine="lowrank", dtype=torch.float32)
+    loaded = open_compressed(source, torch.float32, device)
+    model: Any = loaded.model
     saved = model.config.quantization_config
     # Trainer refuses what a quantizer loaded. This makes it what `build` makes: an ordinary model, marked in its
     # configuration alone.
     model.hf_quantizer.remove_quantization_config(model)
     model.config.quantization_config = saved
-    plan = RankPlan.from_json(saved.plan)
-    tokenizer = None
-    if (source.folder / "tokenizer_config.json").is_file():
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    evaluation = source.folder / "evaluation.parquet"
-    return LoadedModel(
-        source=source,
-        family=family_of(model.config.model_type),
-        shape=plan.shape,
-        model=nn.Module.to(model, device),
-        tokenizer=tokenizer,
-        evaluation=evaluation if evaluation.is_file() else None,
-    ), plan
+    return loaded, RankPlan.from_json(saved.plan)
 
 
 def read_tokenizer(folder: str, token_types: int) -> Any:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import log_softmax
 
-from flashsvd.errors import NonFiniteError
-
-Batch = Mapping[str, torch.Tensor]
-"""What a model is called with: input_ids [B, S], attention_mask [B, S], perhaps labels."""
+from flashsvd.measure.predictions import Batch, predict
 
 
 @dataclass(frozen=True)
@@ -27,30 +24,11 @@ class Divergence:
     agrees: torch.Tensor
 
 
-@torch.inference_mode()
 def log_probabilities(
     model: Any, batches: Iterable[Batch], progress: Callable[[int], None] | None = None
 ) -> list[torch.Tensor]:
-    """Log-probabilities [places, classes] of every batch, float32 on the CPU.
-
-    progress: called with the number of batches done.
-
-    Raises:
-        NonFiniteError: a logit is not finite; nothing is skipped.
-    """
-    out = []
-    for number, batch in enumerate(batches):
-        inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
-        logits = model(**inputs).logits
-        if not torch.isfinite(logits).all():
-            raise NonFiniteError(f"logits are not finite in batch {number + 1}")
-        if logits.dim() == 3:
-            mask = inputs.get("attention_mask")
-            logits = logits.flatten(0, 1) if mask is None else logits[mask.bool()]
-        out.append(log_softmax(logits.float(), -1).cpu())
-        if progress:
-            progress(number + 1)
-    return out
+    """Log-probabilities of every batch, as `flashsvd.measure.predictions.predict` gives logits."""
+    return [log_softmax(logits, -1) for logits in predict(model, batches, progress)]
 
 
 def divergence(dense: Iterable[torch.Tensor], compressed: Iterable[torch.Tensor]) -> Divergence:

@@ -84,10 +84,10 @@ def smallest_within(
     tried: dict[float, Tried] = {}
 
     def passes(keep: float) -> bool:
-        report(f"Trying keep {keep:.3f}", min(0.95, 0.1 + 0.1 * len(tried)))
-        budget = Budget.of_keep(spectra.shape, keep)
+        done, budget = min(0.95, 0.1 + 0.1 * len(tried)), Budget.of_keep(spectra.shape, keep)
+        tell: Progress = lambda stage, _: report(f"Keep {keep:.3f}: {stage}", done)  # noqa: E731
         try:
-            found = allocate_for(setting, loaded, spectra, budget, costs, text, _silent, dense_losses)
+            found = allocate_for(setting, loaded, spectra, budget, costs, text, tell, dense_losses)
         except PlanError:
             # Below what the steps between ranks allow: no such model, so it does not pass.
             return False
@@ -140,7 +140,3 @@ def _loss_of(row: Tried, metric: Loss) -> float:
     if metric == "kl":
         return float("inf") if row.kl is None else row.kl
     return 0.0 if row.accuracy is None else -row.accuracy.value
-
-
-def _silent(stage: str, share: float) -> None:
-    pass

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashsvd.measure.accuracy import measure_accuracy, wilson_interval
+from flashsvd.measure.accuracy import measure_accuracy
 from flashsvd.measure.fidelity import Outputs, check_input, judge, outputs, reference_outputs
+from flashsvd.measure.intervals import wilson_interval
 from flashsvd.measure.latency import quantiles, time_engines
 from flashsvd.models.load import LoadedModel
 
