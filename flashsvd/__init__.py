@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flashsvd.compare import compare
+    from flashsvd.compression.compress import CompressRequest, compress
     from flashsvd.curve import accuracy_curve
     from flashsvd.engines.build import build
     from flashsvd.engines.hub import load_compressed, register
     from flashsvd.errors import FlashSVDError
+    from flashsvd.evaluation.evaluate import EvaluateRequest, evaluate
     from flashsvd.factors import factorise
     from flashsvd.models.load import load
     from flashsvd.ranks import RankPlan
@@ -27,13 +29,17 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CompareRequest": "results",
+    "CompressRequest": "compression.compress",
     "CurveRequest": "results",
+    "EvaluateRequest": "evaluation.evaluate",
     "FlashSVDError": "errors",
     "PlanChoice": "results",
     "RankPlan": "ranks",
     "accuracy_curve": "curve",
     "build": "engines.build",
     "compare": "compare",
+    "compress": "compression.compress",
+    "evaluate": "evaluation.evaluate",
     "factorise": "factors",
     "load": "models.load",
     "load_compressed": "engines.hub",
@@ -42,13 +48,17 @@ _HOMES = {
 
 __all__ = [
     "CompareRequest",
+    "CompressRequest",
     "CurveRequest",
+    "EvaluateRequest",
     "FlashSVDError",
     "PlanChoice",
     "RankPlan",
     "accuracy_curve",
     "build",
     "compare",
+    "compress",
+    "evaluate",
     "factorise",
     "load",
     "load_compressed",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def compress(
     model: options.Model,
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    out: options.Out,
     method: options.Method = "svd",
     keep: options.Keep = None,
     ranks: options.Ranks = None,

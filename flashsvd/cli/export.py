@@ -9,19 +9,18 @@ from typing import Annotated, cast
 import typer
 
 from flashsvd.cli import options
-from flashsvd.cli.import_ import Force, Out
 
 
 def export(
     folder: Annotated[Path, typer.Argument(help="A compressed checkpoint.")],
-    out: Out,
+    out: options.Out,
     form: Annotated[
         str,
         typer.Option(
             "--as", help="dense: for plain transformers; factors: two linears, in a published layout."
         ),
     ] = "dense",
-    force: Force = False,
+    force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a compressed checkpoint as dense weights, or as factors in a published layout."""

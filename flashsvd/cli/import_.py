@@ -10,13 +10,10 @@ import typer
 
 from flashsvd.cli import options
 
-Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a model that is there.")]
-
 
 def import_(
     source: Annotated[Path, typer.Argument(help="The checkpoint: its folder, or the file of its weights.")],
-    out: Out,
+    out: options.Out,
     base: Annotated[
         str | None,
         typer.Option(
@@ -26,7 +23,7 @@ def import_(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read .bin, .pt and .pth: their tensors alone.")
     ] = False,
-    force: Force = False,
+    force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Read a checkpoint of SVD-LLM, ASVD, Dobi-SVD, Basis Sharing, Palu or FlashSVD v1 and save it as ours."""

@@ -29,6 +29,7 @@ CalibrationSamples = Annotated[int, typer.Option(help="Pieces of calibration tex
 Allocator = Annotated[
     str, typer.Option(help="How ranks are chosen: uniform, energy, asvd, calibrated or ars.")
 ]
+Out = Annotated[Path, typer.Argument(help="The folder to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a model that is there.")]
 Keep = Annotated[
     float | None,

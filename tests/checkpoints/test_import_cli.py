@@ -34,14 +34,14 @@ def _run(*arguments: str) -> str:
 
 def test_import_then_export(example: Made, tmp_path: Path) -> None:
     ours, dense, factors = (str(tmp_path / name) for name in ("ours", "dense", "factors"))
-    text = _run("import", str(example("palu").folder), "--out", ours)
+    text = _run("import", str(example("palu").folder), ours)
     assert text.startswith("Palu, Llama, 6 factored linears, keep 0.") and text.endswith(f"wrote {ours}\n")
     with torch.inference_mode():
         logits = load_compressed(ours)(IDS).logits
     torch.testing.assert_close(logits, example("palu").logits(), rtol=0, atol=1e-12)
-    assert _run("export", ours, "--out", dense) == f"wrote {dense} (dense)\n"
+    assert _run("export", ours, dense) == f"wrote {dense} (dense)\n"
     assert load(dense).shape.family == "llama"
-    assert json.loads(_run("export", ours, "--out", factors, "--as", "factors", "--json")) == {
+    assert json.loads(_run("export", ours, factors, "--as", "factors", "--json")) == {
         "layout": "palu",
         "out": factors,
     }
@@ -49,7 +49,7 @@ def test_import_then_export(example: Made, tmp_path: Path) -> None:
 
 def test_import_as_json_is_one_object(example: Made, tmp_path: Path) -> None:
     out = str(tmp_path / "ours")
-    row = json.loads(_run("import", str(example("svd_llm").folder), "--out", out, "--json"))
+    row = json.loads(_run("import", str(example("svd_llm").folder), out, "--json"))
     assert (row["layout"], row["family"], row["factored"], row["out"]) == ("svd_llm", "llama", 21, out)
     assert 0 < row["keep"] < 1
 
@@ -60,13 +60,13 @@ def test_pickles_and_folders_that_are_there_need_a_flag(example: Made, tmp_path:
     (source / "config.json").write_bytes((example("dobi").folder / "config.json").read_bytes())
     torch.save(load_file(example("dobi").folder / "model.safetensors"), source / "model.pt")
     with pytest.raises(CheckpointError, match="--allow-pickle"):
-        _run("import", str(source), "--out", out)
-    _run("import", str(source), "--out", out, "--allow-pickle")
+        _run("import", str(source), out)
+    _run("import", str(source), out, "--allow-pickle")
     with pytest.raises(InputError, match="--force"):
-        _run("import", str(source), "--out", out, "--allow-pickle")
-    _run("import", str(source), "--out", out, "--allow-pickle", "--force")
+        _run("import", str(source), out, "--allow-pickle")
+    _run("import", str(source), out, "--allow-pickle", "--force")
     with pytest.raises(InputError, match="form must be one of"):
-        _run("export", out, "--out", str(tmp_path / "x"), "--as", "gguf")
+        _run("export", out, str(tmp_path / "x"), "--as", "gguf")
 
 
 def test_the_commands_load_no_torch_before_they_run() -> None:
