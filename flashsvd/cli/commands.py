@@ -6,6 +6,7 @@ import typer
 
 from flashsvd.cli.app import app
 from flashsvd.cli.bench import bench
+from flashsvd.cli.bench_decompose import decompose
 from flashsvd.cli.budget import budget
 from flashsvd.cli.compare import compare
 from flashsvd.cli.compress import compress
@@ -37,6 +38,7 @@ application.command("finetune")(finetune)
 application.command("import")(import_)
 application.command("export")(export)
 application.command("record")(record)
+bench.command("decompose")(decompose)
 application.add_typer(bench, name="bench")
 application.command("report")(report)
 application.command("tune")(tune)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,13 +20,12 @@ from flashsvd.measure.layer_error import layer_errors
 from flashsvd.measure.machine import describe_machine
 from flashsvd.methods import method_named
 from flashsvd.methods.base import Method
+from flashsvd.models.companions import save_companions
 from flashsvd.models.load import LoadedModel, pick_device, quiet
 from flashsvd.ranks import RankPlan
 from flashsvd.results import OWN_TEXT, Calibration, Machine, ModelInfo, PlanChoice
 from flashsvd.session import Session
 from flashsvd.spectra import Progress, shape_for
-
-_OWN_TEXTS = ("calibration.parquet", "evaluation.parquet")
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def _in_memory(
     with new_folder(request.out, force=request.force) as folder:
         with quiet():
             model.save_pretrained(folder)
-        copy_companions(loaded, folder)
+        save_companions(loaded, folder)
     return layer_errors(spectra.sigmas(), plan)
 
 
@@ -175,13 +173,3 @@ def _layer_by_layer(
         progress=report,
     )
     return {}
-
-
-def copy_companions(loaded: LoadedModel, folder: Path) -> None:
-    """What a model folder holds beside its weights: the tokenizer, and the text it is calibrated and scored on."""
-    if loaded.tokenizer is not None:
-        loaded.tokenizer.save_pretrained(folder)
-    if loaded.source.folder is not None:
-        for name in _OWN_TEXTS:
-            if (loaded.source.folder / name).is_file():
-                shutil.copyfile(loaded.source.folder / name, folder / name)

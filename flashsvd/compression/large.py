@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from flashsvd.factors import LowRank, factor_slot
 from flashsvd.folders import check_free, new_folder
 from flashsvd.measure.divergence import Batch
 from flashsvd.methods.base import Method
+from flashsvd.models.companions import save_companions
 from flashsvd.models.linears import linear_of
 from flashsvd.models.load import LoadedModel, load
 from flashsvd.ranks import RankPlan
@@ -29,19 +29,6 @@ from flashsvd.spectra import Progress, decompose_slot, weight_of
 from flashsvd.stats.accumulate import Taps, layer_stats, points
 from flashsvd.stats.base import InputStats
 from flashsvd.stats.layerwise import Layer, walk
-
-_COPIED = (
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.model",
-    "chat_template*",
-    "generation_config.json",
-    "calibration.parquet",
-    "evaluation.parquet",
-)
 
 
 def compress_large(
@@ -156,7 +143,7 @@ def _write(
     model.config.save_pretrained(folder)
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
-    _copy_tokenizer(loaded, folder)
+    save_companions(loaded, folder)
     if progress:
         progress("Writing the checkpoint", 1.0)
 
@@ -250,15 +237,3 @@ class _Files:
         index = {"metadata": {"total_size": self._bytes}, "weight_map": self._places}
         file = self._folder / "model.safetensors.index.json"
         file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _copy_tokenizer(loaded: LoadedModel, folder: Path) -> None:
-    source = loaded.source.folder
-    if source is None:
-        if loaded.tokenizer is not None:
-            loaded.tokenizer.save_pretrained(folder)
-        return
-    for pattern in _COPIED:
-        for file in sorted(source.glob(pattern)):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)

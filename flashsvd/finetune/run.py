@@ -20,6 +20,7 @@ from flashsvd.finetune.batches import TrainingOrder, collator, encode
 from flashsvd.finetune.request import EvaluationPoint, FinetuneReport, FinetuneRequest, Settings, settle
 from flashsvd.finetune.scoring import scorer
 from flashsvd.measure.machine import describe_machine
+from flashsvd.models.companions import save_companions
 from flashsvd.models.load import LoadedModel, load, pick_device, quiet
 from flashsvd.models.sources import resolve
 from flashsvd.ranks import RankPlan
@@ -293,8 +294,7 @@ def _publish(start: _Start, report: FinetuneReport, out: Path) -> None:
     try:
         with folder.published(out, keep_checkpoints=report.request.keep_checkpoints) as partial, quiet():
             start.student.save_pretrained(partial)
-            if start.loaded.tokenizer is not None:
-                start.loaded.tokenizer.save_pretrained(partial)
+            save_companions(start.loaded, partial)
             (partial / folder.REPORT).write_text(json.dumps(report_json(report), indent=2), encoding="utf-8")
     except OSError as error:
         raise FlashSVDError(f"cannot write {out}: {error}; the checkpoints are still there") from None

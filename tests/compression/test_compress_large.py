@@ -96,12 +96,12 @@ def test_the_folders_dtype_is_kept(
     stats_folder: Callable[..., Path], stats_model: StatsModel, text: Text, tmp_path: Path
 ) -> None:
     stats_model("llama", torch.bfloat16).model.save_pretrained(tmp_path / "half")
-    (tmp_path / "half" / "tokenizer_config.txt").write_text("kept")
+    (tmp_path / "half" / "calibration.parquet").write_text("kept")
     (tmp_path / "half" / "notes.md").write_text("not kept")
     plan = RankPlan.from_text(stats_model("llama").shape, MIXED)
     out = compress_large(tmp_path / "half", plan, method_named("whiten"), text, tmp_path / "out")
     assert load_compressed(out).dtype == torch.bfloat16
-    assert (out / "tokenizer_config.txt").read_text() == "kept"
+    assert (out / "calibration.parquet").read_text() == "kept"
     assert (out / "generation_config.json").is_file() and not (out / "notes.md").exists()
 
 
