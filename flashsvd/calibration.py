@@ -9,10 +9,10 @@ import torch
 
 from flashsvd.data import timing_ids
 from flashsvd.errors import InputError
-from flashsvd.measure.divergence import Batch
+from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
+from flashsvd.progress import Progress
 from flashsvd.results import Calibration
-from flashsvd.spectra import Progress
 from flashsvd.stats.base import Need, Statistics
 from flashsvd.stats.collect import collect, warnings_for
 from flashsvd.tasks import batches, sample, task_named

@@ -22,10 +22,11 @@ from flashsvd.measure.machine import available_bytes, describe_machine
 from flashsvd.measure.memory import allocator_peak_bytes, peak_activation_bytes, record_timeline
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, Comparison, EngineRun, Metric, ModelInfo
 from flashsvd.session import Session
-from flashsvd.spectra import Progress, shape_for
+from flashsvd.spectra import shape_for
 
 _TIMING_SECONDS = {"cpu": 12.0, "cuda": 20.0}
 

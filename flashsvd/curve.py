@@ -15,17 +15,18 @@ from flashsvd.data import evaluation_samples
 from flashsvd.engines.build import build, checked_between_layers
 from flashsvd.errors import InputError, ModelError
 from flashsvd.factors import factorise
-from flashsvd.measure.divergence import Batch, divergence, log_probabilities
+from flashsvd.measure.divergence import divergence, log_probabilities
 from flashsvd.measure.machine import describe_machine
 from flashsvd.measure.scores import accuracy_metric, agreement_metric, kl_metric
 from flashsvd.methods import method_named
+from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Curve, CurvePoint, CurveRequest
 from flashsvd.search.allocators import ALLOCATORS, NEED_TEXT, plan_for
 from flashsvd.search.text_split import TextSplit
 from flashsvd.session import Session
-from flashsvd.spectra import Progress
 from flashsvd.tasks.encoding import Encoded, pad_batches
 
 _BATCH = 32

@@ -11,8 +11,9 @@ from flashsvd.calibration import statistics_for
 from flashsvd.engines.build import weight_bytes
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel, load, pick_device, pick_dtype
+from flashsvd.progress import Progress
 from flashsvd.results import OWN_TEXT, Calibration
-from flashsvd.spectra import Progress, Spectra, compute
+from flashsvd.spectra import Spectra, compute
 
 
 @dataclass

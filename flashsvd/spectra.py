@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,8 @@ from flashsvd.models.linears import linear_of
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import ModelShape, Slot
 from flashsvd.paths import home
+from flashsvd.progress import Progress
 from flashsvd.stats.base import InputStats, Statistics
-
-Progress = Callable[[str, float], None]
-"""Called with a stage in words and the share of it done, from 0 to 1. May raise Cancelled."""
 
 _CACHE_LIMIT_BYTES = 8 * 2**30
 

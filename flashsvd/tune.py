@@ -17,9 +17,9 @@ from flashsvd.kernels.tuned_store import Entry, Store
 from flashsvd.kernels.tuning import met, store_of, switched_on
 from flashsvd.measure.machine import available_bytes
 from flashsvd.models.load import pick_device
+from flashsvd.progress import Progress
 from flashsvd.results import PlanChoice
 from flashsvd.session import Session
-from flashsvd.spectra import Progress
 
 
 @dataclass(frozen=True)

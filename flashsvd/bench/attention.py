@@ -16,9 +16,9 @@ from flashsvd.errors import InputError
 from flashsvd.measure.ceilings import Ceilings
 from flashsvd.measure.fidelity import Outputs, judge
 from flashsvd.models.load import pick_device, pick_dtype
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import GateReport
-from flashsvd.spectra import Progress
 
 BASELINES = Baselines(latency="dense", peak="dense")
 _STAGES = 3

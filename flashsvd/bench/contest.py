@@ -13,8 +13,8 @@ from flashsvd.bench.rows import Baselines, Row, rates, with_ratios
 from flashsvd.errors import Cancelled
 from flashsvd.measure.ceilings import Ceilings
 from flashsvd.measure.latency import time_engines
+from flashsvd.progress import Progress
 from flashsvd.results import GateReport
-from flashsvd.spectra import Progress
 
 _LONGEST_REASON = 200
 

@@ -15,8 +15,8 @@ from flashsvd.measure.machine import describe_machine
 from flashsvd.methods import method_named
 from flashsvd.methods.base import Method, Spectrum
 from flashsvd.models.load import pick_device
+from flashsvd.progress import Progress
 from flashsvd.results import Machine, Quantiles
-from flashsvd.spectra import Progress
 from flashsvd.stats.base import InputStats
 
 _BUDGET_SECONDS = 30.0

@@ -24,10 +24,10 @@ from flashsvd.measure.ceilings import Ceilings
 from flashsvd.measure.machine import available_bytes
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel, pick_dtype
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import PlanChoice
 from flashsvd.session import Session
-from flashsvd.spectra import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

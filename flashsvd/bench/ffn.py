@@ -28,8 +28,8 @@ from flashsvd.kernels.ffn import flash_svd_ffn
 from flashsvd.kernels.gate import check
 from flashsvd.measure.ceilings import Ceilings
 from flashsvd.models.load import pick_device, pick_dtype
+from flashsvd.progress import Progress
 from flashsvd.results import GateReport
-from flashsvd.spectra import Progress
 
 BASELINES = Baselines(latency="cublas", peak="cublas")
 _REFERENCE_ROWS = 2048

@@ -23,9 +23,9 @@ from flashsvd.errors import InputError
 from flashsvd.measure.ceilings import Ceilings, measure_ceilings
 from flashsvd.measure.machine import describe_machine
 from flashsvd.models.load import pick_device
+from flashsvd.progress import Progress
 from flashsvd.results import PlanChoice
 from flashsvd.session import Session
-from flashsvd.spectra import Progress
 
 Plan = tuple[PlanChoice, tuple[str, str]]
 """A plan, and the option and value by which the command line names it."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flashsvd.bench.record import Measure
     from flashsvd.bench.rows import Point
     from flashsvd.bench.sweep import R
-    from flashsvd.spectra import Progress
+    from flashsvd.progress import Progress
 
 bench = typer.Typer(
     help="Measure beside fair baselines, in one run, each checked before it may claim a ratio. Options marked as "

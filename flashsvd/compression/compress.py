@@ -22,10 +22,11 @@ from flashsvd.methods import method_named
 from flashsvd.methods.base import Method
 from flashsvd.models.companions import save_companions
 from flashsvd.models.load import LoadedModel, pick_device, quiet
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import OWN_TEXT, Calibration, Machine, ModelInfo, PlanChoice
 from flashsvd.session import Session
-from flashsvd.spectra import Progress, shape_for
+from flashsvd.spectra import shape_for
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from flashsvd.engines.hub import mark
 from flashsvd.errors import InputError
 from flashsvd.factors import LowRank, factor_slot
 from flashsvd.folders import check_free, new_folder
-from flashsvd.measure.divergence import Batch
 from flashsvd.methods.base import Method
 from flashsvd.models.companions import save_companions
+from flashsvd.models.inputs import Batch
 from flashsvd.models.linears import linear_of
 from flashsvd.models.load import LoadedModel, load
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
-from flashsvd.spectra import Progress, decompose_slot, weight_of
+from flashsvd.spectra import decompose_slot, weight_of
 from flashsvd.stats.accumulate import Taps, layer_stats, points
 from flashsvd.stats.base import InputStats
 from flashsvd.stats.layerwise import Layer, walk

@@ -10,12 +10,13 @@ from torch import nn
 
 from flashsvd.engines.build import build
 from flashsvd.factors import Factors, LowRank, reconstruct
-from flashsvd.measure.divergence import Batch
+from flashsvd.models.inputs import Batch
 from flashsvd.models.linears import linear_of
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import Slot
+from flashsvd.progress import Progress
 from flashsvd.ranks import Rank, RankPlan
-from flashsvd.spectra import Progress, weight_of
+from flashsvd.spectra import weight_of
 from flashsvd.stats.accumulate import Taps, input_name, module_of
 from flashsvd.stats.base import InputStats, Need
 from flashsvd.stats.layerwise import walk

@@ -19,13 +19,14 @@ from flashsvd.measure.divergence import Divergence, divergence
 from flashsvd.measure.divergence_stream import divergence_between
 from flashsvd.measure.machine import describe_machine
 from flashsvd.measure.perplexity import Perplexity, check_causal, perplexity
-from flashsvd.measure.predictions import Batch, predict
+from flashsvd.measure.predictions import predict
 from flashsvd.measure.scores import agreement_metric, kl_metric, task_metrics
+from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Calibration, Machine, Metric, ModelInfo, PlanChoice
 from flashsvd.session import Session
-from flashsvd.spectra import Progress
 from flashsvd.tasks.base import Examples, Task, sample
 from flashsvd.tasks.bundled import has_bundled
 from flashsvd.tasks.encoding import batches, token_stream, tokenizer_of

@@ -17,10 +17,11 @@ from flashsvd.measure.layer_error import layer_errors
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel, pick_device, pick_dtype
 from flashsvd.models.sources import Source, resolve
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import ModelInfo
 from flashsvd.session import Session
-from flashsvd.spectra import Progress, shape_for
+from flashsvd.spectra import shape_for
 from flashsvd.tasks.base import Examples, Task
 from flashsvd.tasks.bundled import has_bundled
 

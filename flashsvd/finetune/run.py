@@ -23,10 +23,10 @@ from flashsvd.measure.machine import describe_machine
 from flashsvd.models.companions import save_companions
 from flashsvd.models.load import LoadedModel, load, pick_device, quiet
 from flashsvd.models.sources import resolve
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Metric, from_json, to_json
 from flashsvd.session import Session
-from flashsvd.spectra import Progress
 from flashsvd.tasks.base import Examples, Task, sample
 from flashsvd.tasks.bundled import has_bundled
 from flashsvd.tasks.labels import is_classifier

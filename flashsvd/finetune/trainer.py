@@ -16,8 +16,8 @@ from transformers.trainer_callback import PrinterCallback
 from flashsvd.errors import FlashSVDError
 from flashsvd.finetune.losses import distillation_loss, hidden_loss, label_loss
 from flashsvd.finetune.request import EvaluationPoint, LossPoint, Settings
+from flashsvd.progress import Progress
 from flashsvd.results import Metric, from_json, to_json
-from flashsvd.spectra import Progress
 
 _SCORE = "eval_metric"
 

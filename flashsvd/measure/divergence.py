@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.nn.functional import log_softmax
 
-from flashsvd.measure.predictions import Batch, predict
+from flashsvd.measure.predictions import predict
+from flashsvd.models.inputs import Batch
 
 
 @dataclass(frozen=True)

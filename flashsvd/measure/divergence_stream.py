@@ -9,7 +9,8 @@ import torch
 from torch.nn.functional import log_softmax
 
 from flashsvd.errors import InputError, NonFiniteError
-from flashsvd.measure.divergence import Batch, Divergence
+from flashsvd.measure.divergence import Divergence
+from flashsvd.models.inputs import Batch
 from flashsvd.stats.accumulate import wide
 
 _CHUNK_BYTES = 2**26

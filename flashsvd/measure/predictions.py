@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from flashsvd.errors import NonFiniteError
-
-Batch = Mapping[str, torch.Tensor]
-"""What a model is called with: input_ids [B, S], attention_mask [B, S], perhaps labels, which it is not shown."""
+from flashsvd.models.inputs import Batch
 
 
 @torch.inference_mode()

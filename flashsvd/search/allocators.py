@@ -9,12 +9,13 @@ from flashsvd.allocate import Budget, Costs, energy
 from flashsvd.allocate.sensitivity import sensitivity_search
 from flashsvd.errors import InputError, PlanError
 from flashsvd.models.load import LoadedModel
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.search.ars import ars
 from flashsvd.search.calibrate import calibrated, probe, uniform_within
 from flashsvd.search.judge import Allocation, Judge, chosen_of, judged
 from flashsvd.search.text_split import TextSplit
-from flashsvd.spectra import Progress, Spectra
+from flashsvd.spectra import Spectra
 
 ALLOCATORS = {
     "uniform": "the same keep everywhere",

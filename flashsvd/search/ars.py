@@ -24,15 +24,16 @@ from torch.nn.functional import cross_entropy, linear, log_softmax
 from flashsvd.allocate import Budget, Costs, allocate, choices
 from flashsvd.engines.modules import FusedLinear
 from flashsvd.errors import InputError, NonFiniteError, PlanError
-from flashsvd.measure.divergence import Batch
 from flashsvd.methods.base import Spectrum
+from flashsvd.models.inputs import Batch
 from flashsvd.models.linears import fused_sizes, linear_of
 from flashsvd.models.load import LoadedModel
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.search.calibrate import uniform_within
 from flashsvd.search.judge import SURE, Allocation, Judge, chosen_of, judged
 from flashsvd.search.text_split import TextSplit
-from flashsvd.spectra import Progress, Spectra
+from flashsvd.spectra import Spectra
 from flashsvd.stats.accumulate import model_inputs, padding_mask, wide
 from flashsvd.stats.fisher import gradients
 

@@ -16,6 +16,7 @@ from flashsvd.factors import factorise
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import ModelShape
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan, bytes_of
 from flashsvd.results import Calibration, Metric, ModelInfo, Quantiles
 from flashsvd.search.allocators import ALLOCATORS, NEED_TEXT, plan_for
@@ -24,7 +25,7 @@ from flashsvd.search.latency_table import latency_table, measured_ms
 from flashsvd.search.scorer import Scorer, can_score
 from flashsvd.search.text_split import TextSplit
 from flashsvd.session import Session
-from flashsvd.spectra import Progress, Spectra
+from flashsvd.spectra import Spectra
 
 _ALLOCATION_TEXT = Calibration(samples=512)
 

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from flashsvd.allocate import Budget, Costs, Losses, allocate, losses_from, relative_tails, uniform
 from flashsvd.errors import InputError
-from flashsvd.measure.divergence import Batch
+from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import ModelShape
+from flashsvd.progress import Progress
 from flashsvd.ranks import Rank, RankPlan, rank_for_keep
 from flashsvd.search.curvature import curvature
 from flashsvd.search.judge import Allocation, Judge, chosen_of, judged
 from flashsvd.search.text_split import TextSplit
-from flashsvd.spectra import Progress, Spectra
+from flashsvd.spectra import Spectra
 
 By = Literal["curvature", "probes"]
 _SEARCH_STEPS = 40

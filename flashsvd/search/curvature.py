@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from flashsvd.errors import InputError, NonFiniteError
-from flashsvd.measure.divergence import Batch
 from flashsvd.methods.base import Spectrum
 from flashsvd.models.family import Family
+from flashsvd.models.inputs import Batch
 from flashsvd.models.linears import fused_sizes
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import ModelShape, Slot
-from flashsvd.spectra import Progress, Spectra
+from flashsvd.progress import Progress
+from flashsvd.spectra import Spectra
 from flashsvd.stats.accumulate import (
     evaluating,
     model_inputs,

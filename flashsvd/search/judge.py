@@ -11,7 +11,8 @@ import torch
 from flashsvd.engines.build import build
 from flashsvd.errors import InputError
 from flashsvd.factors import factorise
-from flashsvd.measure.divergence import Batch, divergence, log_probabilities
+from flashsvd.measure.divergence import divergence, log_probabilities
+from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
 from flashsvd.ranks import RankPlan
 from flashsvd.spectra import Spectra

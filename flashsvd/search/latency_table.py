@@ -14,8 +14,8 @@ from flashsvd.factors import layout_ranks
 from flashsvd.measure.latency import time_engines
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import ModelShape, Slot
+from flashsvd.progress import Progress
 from flashsvd.results import Quantiles
-from flashsvd.spectra import Progress
 
 _MOST_RANKS = 12
 _SECONDS_PER_SLOT = 10.0

@@ -12,8 +12,9 @@ from flashsvd.data import evaluation_samples
 from flashsvd.engines.build import build
 from flashsvd.errors import ModelError
 from flashsvd.factors import factorise
-from flashsvd.measure.divergence import Batch, divergence, log_probabilities
+from flashsvd.measure.divergence import divergence, log_probabilities
 from flashsvd.measure.scores import accuracy_metric, kl_metric
+from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Metric

@@ -9,13 +9,13 @@ from typing import Literal
 from flashsvd.allocate import Budget, Costs, Losses
 from flashsvd.compare import model_info
 from flashsvd.errors import InputError, PlanError
+from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Metric, ModelInfo
 from flashsvd.search.budget import Setting, Tried, allocate_for, prepare
 from flashsvd.search.curvature import curvature
 from flashsvd.search.scorer import Scorer
 from flashsvd.session import Session
-from flashsvd.spectra import Progress
 
 _LARGEST_KEEP = 0.95
 Loss = Literal["accuracy", "kl"]

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 
 from flashsvd.errors import InputError
-from flashsvd.measure.divergence import Batch
+from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
 from flashsvd.results import Calibration
 

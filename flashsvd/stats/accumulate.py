@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from flashsvd.errors import FlashSVDError, InputError, NonFiniteError
-from flashsvd.measure.divergence import Batch
 from flashsvd.models.family import Family
+from flashsvd.models.inputs import Batch
 from flashsvd.models.shape import ModelShape, Slot
 from flashsvd.stats.base import InputStats, Need
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from flashsvd.errors import CheckpointError, InputError, format_bytes
-from flashsvd.measure.divergence import Batch
+from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import ModelShape
 from flashsvd.stats.accumulate import input_name

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from flashsvd.errors import CheckpointError, InputError
-from flashsvd.measure.divergence import Batch
+from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
 from flashsvd.paths import home
-from flashsvd.spectra import Progress
+from flashsvd.progress import Progress
 from flashsvd.stats import cache as disk
 from flashsvd.stats.accumulate import (
     Taps,

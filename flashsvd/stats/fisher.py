@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from flashsvd.errors import InputError, NonFiniteError
-from flashsvd.measure.divergence import Batch
+from flashsvd.models.inputs import Batch
 from flashsvd.models.linears import fused_sizes
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import Slot

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from flashsvd.errors import FlashSVDError, InputError, format_bytes
-from flashsvd.measure.divergence import Batch
+from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
-from flashsvd.spectra import Progress
+from flashsvd.progress import Progress
 from flashsvd.stats.accumulate import Enough, Taps, evaluating, model_inputs, padding_mask
 
 

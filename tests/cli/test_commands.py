@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flashsvd.cli import main
+
 
 def _run(*arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -70,9 +72,18 @@ def test_a_store_that_fails_costs_a_warning_not_the_numbers(
         (("app", "--port", "0"), "port must be"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words: str) -> None:
-    done = _run(*arguments)
-    assert done.returncode == 2
-    lines = done.stderr.strip().splitlines()
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # In this process: a new one for each would load torch every time. test_tune_cli.py has one that is its own.
+    monkeypatch.setattr(sys, "argv", ["flashsvd", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    lines = err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0]
-    assert done.stdout == ""
+    assert out == ""
