@@ -14,6 +14,7 @@ import torch
 from flashsvd.errors import InputError
 from flashsvd.factors import Factors
 from flashsvd.folders import check_free, new_folder
+from flashsvd.models.companions import OWN_TEXTS
 from flashsvd.models.family import Family
 from flashsvd.models.shape import ModelShape
 from flashsvd.ranks import RankPlan
@@ -32,7 +33,7 @@ _TOKENIZER = (
     "merges.txt",
     "chat_template.jinja",
 )
-_GENERATION = "generation_config.json"
+_GENERATION = ("generation_config.json",)
 _SHARD_BYTES = 5 * 10**9
 
 
@@ -102,8 +103,8 @@ def write_folder(
     *,
     force: bool = False,
 ) -> None:
-    """Safetensors (in shards where they are large), config.json, and the first tokenizer and generation settings found
-    in `folders`."""
+    """Safetensors (in shards where they are large), config.json, and the first tokenizer, generation settings and sets
+    to calibrate and score on that are found in `folders`."""
     from transformers import AutoConfig
 
     check_free(out, force=force)
@@ -114,16 +115,18 @@ def write_folder(
         _write_tensors(partial, tensors)
         settings = {key: value for key, value in config.items() if key != "model_type"}
         AutoConfig.for_model(config["model_type"], **settings).save_pretrained(partial)
-        for folder in folders:
-            found = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
-            for file in found:
-                shutil.copyfile(file, partial / file.name)
-            if found:
-                break
-        for folder in folders:
-            if (folder / _GENERATION).is_file():
-                shutil.copyfile(folder / _GENERATION, partial / _GENERATION)
-                break
+        for names in (_TOKENIZER, _GENERATION, OWN_TEXTS):
+            _copy_first(names, folders, partial)
+
+
+def _copy_first(names: Sequence[str], folders: Sequence[Path], out: Path) -> None:
+    """Copies those of the named files that the first folder with any of them has."""
+    for folder in folders:
+        found = [folder / name for name in names if (folder / name).is_file()]
+        for file in found:
+            shutil.copyfile(file, out / file.name)
+        if found:
+            return
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:

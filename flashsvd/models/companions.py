@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flashsvd.models.load import LoadedModel, quiet
 
-_OWN_TEXTS = ("calibration.parquet", "evaluation.parquet")
+OWN_TEXTS = ("calibration.parquet", "evaluation.parquet")
 
 
 def save_companions(loaded: LoadedModel, folder: Path) -> None:
@@ -16,6 +16,6 @@ def save_companions(loaded: LoadedModel, folder: Path) -> None:
         with quiet():
             loaded.tokenizer.save_pretrained(folder)
     if loaded.source.folder is not None:
-        for name in _OWN_TEXTS:
+        for name in OWN_TEXTS:
             if (loaded.source.folder / name).is_file():
                 shutil.copyfile(loaded.source.folder / name, folder / name)
