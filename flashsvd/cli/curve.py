@@ -28,7 +28,10 @@ def curve(
     calibration: options.CalibrationText = None,
     calibration_samples: options.CalibrationSamples = 256,
     calibration_seeds: Annotated[
-        str, typer.Option(help="Comma-separated: one curve of a data-aware method for each draw.")
+        str,
+        typer.Option(
+            help="Comma-separated: one curve for each draw, where the method or the allocator looks at text."
+        ),
     ] = "0",
     dtype: options.Dtype = "fp32",
     device: options.Device = "auto",
@@ -39,6 +42,7 @@ def curve(
     """Score a model at many keeps, from one decomposition per matrix and method."""
     from flashsvd.methods import method_named
     from flashsvd.results import Calibration, CurveRequest, to_json
+    from flashsvd.search.allocators import NEED_TEXT
 
     keeps, seeds = options.parse_grid(keep), options.parse_seeds(calibration_seeds)
     requests = [
@@ -55,7 +59,7 @@ def curve(
             allocator=allocator,
         )
         for spec in options.parse_methods(method)
-        for draw in (seeds if method_named(spec).needs else seeds[:1])
+        for draw in (seeds if method_named(spec).needs or allocator in NEED_TEXT else seeds[:1])
     ]
     from flashsvd.curve import accuracy_curve
     from flashsvd.session import Session

@@ -63,8 +63,18 @@ def test_data_aware_factors_are_nearer_to_dense(scored_folder: Path) -> None:
         plain, first, _ = (curve["points"][point]["kl"]["value"] for curve in curves)
         assert 0 < first < plain
     text = _run(
-        "curve", str(scored_folder), "--method", "svd,whiten", "--keep", "0.5,1", "--allocator", "calibrated"
+        "curve",
+        str(scored_folder),
+        "--method",
+        "svd,whiten",
+        "--keep",
+        "0.5,1",
+        "--allocator",
+        "calibrated",
+        "--calibration-seeds",
+        "0,7",
     )
+    assert text.count("svd ") == text.count("whiten ") == 4
     assert "KL to dense" in text and "calibrated on the model's own calibration set" in text
 
 
