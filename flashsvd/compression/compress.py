@@ -143,7 +143,9 @@ def _in_memory(
             batches,
             progress=lambda stage, share: report(f"Refitting: {stage}", 0.75 + 0.2 * share),
         )
-    model = build(loaded, engine, factors, plan, method=method.spec)
+    # The factors as they are: what flash makes of them is made anew when the folder is opened.
+    model = build(loaded, "lowrank", factors, plan, method=method.spec)
+    model.config.quantization_config.engine = engine
     report("Writing", 0.95)
     with new_folder(request.out, force=request.force) as folder:
         with quiet():

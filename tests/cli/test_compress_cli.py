@@ -48,6 +48,10 @@ def test_what_is_written_opens_and_says_how_it_was_made(
     torch.testing.assert_close(_logits(flash, ids), _logits(lowrank, ids), rtol=1e-4, atol=1e-4)
     dense = load(str(scored_folder)).model
     assert (_logits(lowrank, ids) - _logits(dense, ids)).norm() > 0.01 * _logits(dense, ids).norm()
+    assert lowrank.config.quantization_config.engine == "lowrank"
+    assert flash.config.quantization_config.engine == "flash"
+    held = sum(parameter.numel() for parameter in lowrank.parameters())
+    assert found["compressed_bytes"] < 4 * held + 32_768
     assert (out / "evaluation.parquet").is_file() and (out / "tokenizer.json").is_file()
 
 
