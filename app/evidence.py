@@ -72,7 +72,7 @@ def gather(settings: Settings) -> Evidence:
         info = spectra.model
     if shape is None and info is not None:
         shape = info.shape
-    shape = shape.with_per_head(settings.per_head) if shape else None
+    shape = settings.planned(shape) if shape else None
     plan: RankPlan | None = None
     if shape is not None:
         try:

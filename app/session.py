@@ -10,7 +10,7 @@ import streamlit as st
 from app import services
 from app.state import Settings, from_query, settings_of, to_query
 from flashsvd.errors import FlashSVDError, PlanError
-from flashsvd.methods import methods
+from flashsvd.methods import method_named, methods
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Comparison, Curve, SpectraSummary
 
@@ -91,6 +91,15 @@ def choose_model(model: str) -> None:
     st.session_state["settings"] = dataclasses.replace(default_settings(model), method=now.method)
     _stack("undo").clear()
     _stack("redo").clear()
+
+
+def choose_method(method: str) -> None:
+    """Another method; no plan of the old one where the two share layers differently."""
+    now = settings()
+    if method_named(method).group == method_named(now.method).group:
+        update(method=method)
+    else:
+        update(method=method, plan=None)
 
 
 def undo() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flashsvd.errors import PlanError
+from flashsvd.methods import method_named
 from flashsvd.models.shape import ModelShape
 from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, Comparison, CurveRequest, PlanChoice, SpectraRequest
@@ -32,9 +33,13 @@ class Settings:
     def choice(self) -> PlanChoice:
         return PlanChoice(keep=self.keep) if self.plan is None else PlanChoice(text=self.plan)
 
+    def planned(self, shape: ModelShape) -> ModelShape:
+        """A model's shape as it is to be factored."""
+        return method_named(self.method).shape(shape.with_per_head(self.per_head))
+
     def rank_plan(self, shape: ModelShape) -> RankPlan:
         """The canonical plan. Raises PlanError where the text does not fit the model."""
-        return self.choice().resolve(shape.with_per_head(self.per_head))
+        return self.choice().resolve(self.planned(shape))
 
     def compare_request(self) -> CompareRequest:
         return CompareRequest(

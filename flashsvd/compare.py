@@ -26,7 +26,6 @@ from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, Comparison, EngineRun, Metric, ModelInfo
 from flashsvd.session import Session
-from flashsvd.spectra import shape_for
 
 _TIMING_SECONDS = {"cpu": 12.0, "cuda": 20.0}
 
@@ -52,7 +51,7 @@ def compare(
     if "flash" in request.engines:
         check_streams(loaded.family)
     check_input_size(loaded, request.batch, request.seq)
-    plan = request.choice.resolve(shape_for(loaded.shape, method_named(request.method)))
+    plan = request.choice.resolve(method_named(request.method).shape(loaded.shape))
     spectra, decompositions = session.spectra(
         loaded, request.method, lambda stage, share: report(stage, 0.02 + 0.18 * share), request.calibration
     )

@@ -75,7 +75,7 @@ def compute(
             f"method {method.name} needs {', '.join(sorted(missing))} of the inputs: "
             "collect them with flashsvd.stats.collect"
         )
-    shape = shape_for(loaded.shape, method)
+    shape = method.shape(loaded.shape)
     folder = cache or home() / "spectra"
     by_slot: dict[tuple[int, str], Spectrum] = {}
     computed = 0
@@ -107,11 +107,6 @@ def compute(
     if progress:
         progress("Decomposing the weights", 1.0)
     return Spectra(shape, method.spec, by_slot, computed)
-
-
-def shape_for(shape: ModelShape, method: Method) -> ModelShape:
-    """The shape that a method's plans and spectra have: with the groups of layers that it makes share."""
-    return shape if method.group == 1 else shape.with_sharing(method.group, method.shared_slots)
 
 
 def decompose_slot(

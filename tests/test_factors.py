@@ -16,7 +16,7 @@ from flashsvd.measure.divergence import divergence, log_probabilities
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel, load
 from flashsvd.ranks import RankPlan
-from flashsvd.spectra import Spectra, compute, shape_for
+from flashsvd.spectra import Spectra, compute
 from flashsvd.stats.base import NEEDS, Statistics
 from flashsvd.stats.collect import collect
 
@@ -129,7 +129,7 @@ def test_layers_that_share_hold_one_right_factor(wide: LoadedModel, statistics: 
 
 
 def test_a_shape_that_shares_with_layers_unlike_it_is_malformed(wide: LoadedModel) -> None:
-    shape = shape_for(wide.shape, method_named("basis_sharing"))
+    shape = method_named("basis_sharing").shape(wide.shape)
     data = shape.to_json()
     data["layers"][0][0]["sharing"] = 3
     with pytest.raises(PlanError, match="malformed"):

@@ -63,7 +63,7 @@ def _method(settings: Settings) -> None:
         key="w_method",
         format_func=lambda name: known[name].title,
         help=known[settings.method].source,
-        on_change=lambda: session.update(method=st.session_state["w_method"]),
+        on_change=lambda: session.choose_method(st.session_state["w_method"]),
     )
 
 

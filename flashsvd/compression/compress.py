@@ -26,7 +26,6 @@ from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import OWN_TEXT, Calibration, Machine, ModelInfo, PlanChoice
 from flashsvd.session import Session
-from flashsvd.spectra import shape_for
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def compress(
     if request.engine == "flash":
         check_streams(loaded.family)
     engine = request.engine or ("flash" if loaded.family.stream else "lowrank")
-    plan = request.choice.resolve(shape_for(loaded.shape, method))
+    plan = request.choice.resolve(method.shape(loaded.shape))
     if request.low_memory:
         errors = _layer_by_layer(request, engine, loaded, method, plan, report)
     else:

@@ -21,7 +21,6 @@ from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import ModelInfo
 from flashsvd.session import Session
-from flashsvd.spectra import shape_for
 from flashsvd.tasks.base import Examples, Task
 from flashsvd.tasks.bundled import has_bundled
 
@@ -90,7 +89,7 @@ def subject_of(request: EvaluateRequest, session: Session, report: Progress, cho
         lambda stage, share: report(stage, 0.3 * share),
         request.calibration,
     )
-    plan = request.choice.resolve(shape_for(loaded.shape, method))
+    plan = request.choice.resolve(method.shape(loaded.shape))
     errors = layer_errors(spectra.sigmas(), plan)
     worst = sorted(errors.items(), key=lambda item: -item[1])[:_WORST]
     return Subject(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from flashsvd.models.shape import ModelShape
     from flashsvd.stats.base import InputStats, Need
 
 
@@ -68,6 +69,10 @@ class Method:
     def spec(self) -> str:
         """The name with its options: what `method_named` makes this method of."""
         return f"{self.name}:{self.options}" if self.options else self.name
+
+    def shape(self, shape: ModelShape) -> ModelShape:
+        """The shape that this method's plans and spectra have: that of the model, with the layers it makes share."""
+        return shape if self.group == 1 else shape.with_sharing(self.group, self.shared_slots)
 
 
 def decompose_plain(weight: torch.Tensor) -> Spectrum:

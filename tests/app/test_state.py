@@ -99,3 +99,10 @@ def test_the_app_never_imports_torch() -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+def test_a_method_that_makes_layers_share_plans_for_its_groups() -> None:
+    plan = Settings(method="basis_sharing", keep=0.4).rank_plan(fakes.SHAPE)
+    q, down = plan.shape.slot(0, "q"), plan.shape.slot(0, "down")
+    assert (q.sharing, q.units, down.sharing) == (2, 1, 1)
+    assert plan.keep <= 0.4

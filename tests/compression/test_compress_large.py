@@ -16,7 +16,7 @@ from flashsvd.factors import factorise
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel, load
 from flashsvd.ranks import RankPlan
-from flashsvd.spectra import compute, shape_for, weight_of
+from flashsvd.spectra import compute, weight_of
 from flashsvd.stats.collect import collect
 
 Text = list[dict[str, torch.Tensor]]
@@ -185,7 +185,7 @@ def test_what_cannot_be_done_layer_by_layer(stats_model: StatsModel, text: Text,
     with pytest.raises(InputError, match="gradients of the whole model"):
         compress_large(loaded, plan, method_named("fwsvd"), text, tmp_path / "out")
     sharing = method_named("basis_sharing")
-    shared = RankPlan.dense(shape_for(loaded.shape, sharing))
+    shared = RankPlan.dense(sharing.shape(loaded.shape))
     with pytest.raises(InputError, match="several layers at once"):
         compress_large(loaded, shared, sharing, text, tmp_path / "out")
     other = stats_model("modernbert")
