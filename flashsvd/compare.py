@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from flashsvd.data import check_input_size, evaluation_samples, timing_ids
+from flashsvd.devices import available_bytes
 from flashsvd.engines.build import build, check_engine, checked_between_layers, weight_bytes
 from flashsvd.engines.stream import check_streams
 from flashsvd.errors import InputError, OutOfMemoryError
@@ -18,7 +19,7 @@ from flashsvd.kernels.backend import choose
 from flashsvd.measure.accuracy import measure_accuracy
 from flashsvd.measure.fidelity import check_input, judge, outputs, reference_outputs, worst_error
 from flashsvd.measure.latency import time_engines
-from flashsvd.measure.machine import available_bytes, describe_machine
+from flashsvd.measure.machine import describe_machine
 from flashsvd.measure.memory import allocator_peak_bytes, peak_activation_bytes, record_timeline
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel

@@ -10,12 +10,12 @@ from transformers import PreTrainedModel
 
 from flashsvd.bench.random_factors import RANDOM, random_spectra
 from flashsvd.data import timing_ids
+from flashsvd.devices import available_bytes
 from flashsvd.engines.build import build
 from flashsvd.errors import DeviceError, OutOfMemoryError
 from flashsvd.factors import factorise
 from flashsvd.kernels.tuned_store import Entry, Store
 from flashsvd.kernels.tuning import met, store_of, switched_on
-from flashsvd.measure.machine import available_bytes
 from flashsvd.models.load import pick_device
 from flashsvd.progress import Progress
 from flashsvd.results import PlanChoice

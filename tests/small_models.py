@@ -10,8 +10,10 @@ import pytest
 import torch
 import transformers
 
+from flashsvd.kernels.gate import relative_error
 from flashsvd.models.family import families
 from flashsvd.models.load import LoadedModel, load
+from flashsvd.stats.base import Statistics
 
 StatsModel = Callable[..., LoadedModel]
 
@@ -88,3 +90,12 @@ def text() -> list[dict[str, torch.Tensor]]:
         {"input_ids": ids, "attention_mask": mask},
         {"input_ids": torch.randint(3, 90, (3, 17), generator=generator)},
     ]
+
+
+def worst(mine: Statistics, other: Statistics) -> float:
+    """The largest relative error of any statistic that both have."""
+    return max(
+        relative_error(getattr(mine.by_slot[key], need), getattr(other.by_slot[key], need))
+        for key in mine.by_slot
+        for need in mine.needs & other.needs
+    )

@@ -18,10 +18,10 @@ from flashsvd.bench.reference import EncoderJudge
 from flashsvd.bench.rows import Baselines, Row, command_of
 from flashsvd.bench.unmasked import unmasked
 from flashsvd.data import check_input_size, timing_ids
+from flashsvd.devices import available_bytes
 from flashsvd.errors import InputError, OutOfMemoryError
 from flashsvd.factors import factorise
 from flashsvd.measure.ceilings import Ceilings
-from flashsvd.measure.machine import available_bytes
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel, pick_dtype
 from flashsvd.progress import Progress

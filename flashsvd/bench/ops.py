@@ -9,8 +9,8 @@ import torch
 from flashsvd.bench.contest import Contestant, Prepared
 from flashsvd.bench.counts import Work
 from flashsvd.bench.peaks import NoModel, peak_bytes
+from flashsvd.devices import available_bytes
 from flashsvd.errors import InputError, OutOfMemoryError
-from flashsvd.measure.machine import available_bytes
 
 _FLUSH_BYTES = {"cuda": 2**30, "cpu": 64 * 2**20}
 

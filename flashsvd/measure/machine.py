@@ -36,14 +36,6 @@ def describe_machine(device: torch.device) -> Machine:
     )
 
 
-def available_bytes(device: torch.device) -> int:
-    """Memory that a run on `device` could still take."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return psutil.virtual_memory().available
-
-
 def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

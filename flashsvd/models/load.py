@@ -13,6 +13,7 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 
+from flashsvd.devices import available_bytes
 from flashsvd.errors import (
     CheckpointError,
     DeviceError,
@@ -139,8 +140,6 @@ def preset_class(family: Family) -> Any:
 
 def _check_fits(name: str, model_class: Any, config: Any, dtype: torch.dtype, device: torch.device) -> None:
     """A CPU grants memory that it does not have and then kills the process, so this has to be asked before."""
-    from flashsvd.measure.machine import available_bytes
-
     with torch.device("meta"):
         needed = model_class.from_config(config, dtype=dtype).num_parameters() * dtype.itemsize
     free = available_bytes(device)

@@ -286,7 +286,7 @@ def test_a_longer_preset_of_a_decoder_keeps_its_head(decoder: Decoder) -> None:
 
 
 def test_a_preset_larger_than_the_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashsvd.measure.machine.available_bytes", lambda device: 2**30)
+    monkeypatch.setattr("flashsvd.models.load.available_bytes", lambda device: 2**30)
     with pytest.raises(ModelError, match=r"llama-2-7b takes 25\.1 GiB as float32 but 1 GiB is free") as error:
         load("llama-2-7b")
     assert "\n" not in str(error.value)
