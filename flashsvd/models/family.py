@@ -34,6 +34,22 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class Decoder:
+    """What a causal family says beside its blocks, for the flash engine and the runtime that decodes.
+
+    Paths of modules are under the base model. `embedding` is the table of tokens and `final_norm` what follows the
+    last block, None for nothing. `positions` is the table of learned positions and what is added to a token's place
+    to find its row; None where positions are rotary. `head_norms(layer)` are RMS norms over the head dim that q and
+    k go through before they are turned.
+    """
+
+    embedding: str
+    final_norm: str | None
+    positions: tuple[str, int] | None = None
+    head_norms: Callable[[int], tuple[str, str]] | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """One architecture of transformers, as the engines see it.
 
@@ -58,6 +74,7 @@ class Family:
     position · theta^(-2i / head_dim); None where positions are part of the embeddings. `window(config, layer)` is
     how far a query sees to either side, both ends included: keys with |query - key| <= window, or every key for None.
     In a family with a slot "gate" the feed-forward is down(activation(gate(x)) * up(x)).
+    `decoder` is there for a family of task "language" that the flash engine and the runtime run.
     """
 
     model_type: str
@@ -73,6 +90,7 @@ class Family:
     pre_norm: bool = False
     rotary: Callable[[Any, int], float] | None = None
     window: Callable[[Any, int], int | None] | None = None
+    decoder: Decoder | None = None
     presets: Mapping[str, Preset] = field(default_factory=lambda: MappingProxyType({}))
 
 
