@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flashsvd.cli.progress import progress_bar
 from flashsvd.errors import InputError, format_bytes
 
-NAMES = ("stdlib-bert",)
+if TYPE_CHECKING:
+    from flashsvd.demo.card import DemoReport
+    from flashsvd.demo.language_card import LanguageReport
+
+NAMES = ("stdlib-bert", "stdlib-llama")
 
 
 def train_demo(
-    name: Annotated[str, typer.Argument(help="The checkpoint to make: stdlib-bert.")],
+    name: Annotated[str, typer.Argument(help=f"The checkpoint to make: {' or '.join(NAMES)}.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; assets/models/<name> if left out.")
     ] = None,
@@ -24,7 +29,7 @@ def train_demo(
         Path | None, typer.Option(help="A standard library to learn from; the running Python's if left out.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Classifier steps; the language model's scale with them.")
+        int | None, typer.Option(help="Training steps; those of stdlib-bert's first stage scale with them.")
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Decides the split, the pieces and the weights; 1 made what ships.")
@@ -40,10 +45,8 @@ def train_demo(
     if seed < 0:
         raise InputError(f"expected --seed of 0 or more, got {seed}; choose another seed")
 
-    from flashsvd.demo.train import train_stdlib_bert
-
     with progress_bar() as tell:
-        report = train_stdlib_bert(
+        report = _training(name)(
             out or _models_folder() / name,
             stdlib=stdlib,
             seed=seed,
@@ -54,10 +57,31 @@ def train_demo(
     if json:
         typer.echo(json_module.dumps(asdict(report), indent=2))
         return
-    typer.echo(
-        f"{report.name}: accuracy {report.accuracy:.1%} "
-        f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}, n = {report.eval_pieces}), "
-        f"{len(report.families)} families, {format_bytes(report.size_bytes)}, {report.seconds:.0f} s"
+    typer.echo(f"{report.name}: {_score(report)}, {format_bytes(report.size_bytes)}, {report.seconds:.0f} s")
+
+
+def _training(name: str) -> Callable[..., Any]:
+    if name == "stdlib-llama":
+        from flashsvd.demo.train_language import train_stdlib_llama
+
+        return train_stdlib_llama
+    from flashsvd.demo.train import train_stdlib_bert
+
+    return train_stdlib_bert
+
+
+def _score(report: DemoReport | LanguageReport) -> str:
+    from flashsvd.demo.language_card import LanguageReport
+
+    if isinstance(report, LanguageReport):
+        held = report.held_out
+        return (
+            f"perplexity {held.perplexity:.2f} ({held.perplexity_low:.2f} to {held.perplexity_high:.2f}, "
+            f"n = {held.tokens} tokens), {held.bits_per_byte:.3f} bits per byte"
+        )
+    return (
+        f"accuracy {report.accuracy:.1%} ({report.accuracy_low:.1%} to {report.accuracy_high:.1%}, "
+        f"n = {report.eval_pieces}), {len(report.families)} families"
     )
 
 

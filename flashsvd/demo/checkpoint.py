@@ -1,22 +1,31 @@
-"""The folder of a demo classifier: made, written, read back and moved into place."""
+"""The folder of a demo checkpoint: made, written, read back and moved into place."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from flashsvd.demo.language import LanguageRecipe
 from flashsvd.demo.learn import Recipe, predict
 from flashsvd.demo.pieces import Piece
+from flashsvd.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
+    from transformers import (
+        BertForSequenceClassification,
+        LlamaForCausalLM,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        PreTrainedTokenizerFast,
+    )
 
 
 def new_model(
@@ -42,7 +51,27 @@ def new_model(
     return BertForSequenceClassification(config)
 
 
-def save(model: BertForSequenceClassification, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def new_language_model(tokenizer: PreTrainedTokenizerFast, recipe: LanguageRecipe) -> LlamaForCausalLM:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        head_dim=recipe.hidden // recipe.heads,
+        intermediate_size=recipe.intermediate,
+        max_position_embeddings=recipe.context,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Weights are stored at half size; the config asks for float32, to which loading widens them."""
     model.half().save_pretrained(folder)
     model.float()
@@ -53,7 +82,18 @@ def save(model: BertForSequenceClassification, tokenizer: PreTrainedTokenizerFas
     tokenizer.save_pretrained(folder)
 
 
+def write_passages(pieces: Sequence[Piece], file: Path) -> None:
+    """Plain text: what a language model is calibrated and scored on."""
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {"text": [piece.text for piece in pieces], "source": [piece.source for piece in pieces]}
+    )
+    table.to_parquet(file, index=False, compression="zstd")
+
+
 def write_pieces(pieces: Sequence[Piece], families: Sequence[str], file: Path) -> None:
+    """Text with labels: what a classifier is calibrated and scored on."""
     import pandas as pd
 
     table = pd.DataFrame(
@@ -81,7 +121,37 @@ def right_answers(
     return [families[label] == piece.family for label, piece in zip(labels, pieces, strict=True)]
 
 
-def move_into_place(partial: Path, out: Path) -> None:
+def reopened(folder: Path, device: torch.device) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """The language model and its tokenizer as they lie on disk."""
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
+    nn.Module.to(model, device)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def check_free(out: Path) -> None:
+    """Raises InputError where a checkpoint would replace something that is none."""
+    if out.exists() and not (out / "card.json").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(
+            f"expected a new folder or an earlier checkpoint, found something else at {out}; "
+            "choose another folder"
+        )
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes `out` when the block ends well and is gone when it does not."""
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        _move_into_place(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_into_place(partial: Path, out: Path) -> None:
     old = out.with_name(f".{out.name}.old-{os.getpid()}")
     if out.exists():
         out.rename(old)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,14 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flashsvd.demo.descent import Progress, descend
 from flashsvd.demo.windows import TokenStore, hide_tokens, labelled_windows, stream_windows
-from flashsvd.errors import FlashSVDError
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
-
-Progress = Callable[[str, int, int], None]
-CHECK_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,15 @@ def pretrain(
 
     parameters = [*model.bert.named_parameters(), *head.named_parameters()]
     model.train()
-    _descend(loss_of_batch, parameters, recipe, recipe.mlm_steps, recipe.mlm_lr, device, "language", progress)
+    descend(
+        loss_of_batch,
+        parameters,
+        steps=recipe.mlm_steps,
+        lr=recipe.mlm_lr,
+        weight_decay=recipe.weight_decay,
+        stage="language",
+        progress=progress,
+    )
 
 
 def classify(
@@ -104,7 +106,15 @@ def classify(
 
     model.train()
     parameters = list(model.named_parameters())
-    _descend(loss_of_batch, parameters, recipe, recipe.steps, recipe.lr, device, "families", progress)
+    descend(
+        loss_of_batch,
+        parameters,
+        steps=recipe.steps,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        stage="families",
+        progress=progress,
+    )
 
 
 @torch.inference_mode()
@@ -125,54 +135,3 @@ def predict(
         for index, label in zip(chosen, labels, strict=True):
             predicted[index] = label
     return predicted
-
-
-def _descend(
-    loss_of_batch: Callable[[], Tensor],
-    parameters: Iterable[tuple[str, nn.Parameter]],
-    recipe: Recipe,
-    steps: int,
-    lr: float,
-    device: torch.device,
-    stage: str,
-    progress: Progress,
-) -> None:
-    if steps == 0:
-        return
-    named = list(parameters)
-    matrices = [p for _, p in named if p.ndim > 1]
-    vectors = [p for _, p in named if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=lr,
-        betas=(0.9, 0.98),
-        fused=device.type == "cuda",
-    )
-    warmup = max(1, steps // 16)
-
-    def scale(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
-    clipped = [*matrices, *vectors]
-    for step in range(steps):
-        with _autocast(device):
-            loss = loss_of_batch()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(clipped, 1.0)
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FlashSVDError(
-                    f"expected a finite loss, got {value} at step {step + 1} of {stage!r}; lower the rate"
-                )
-            progress(f"{stage} (loss {value:.3f})", step + 1, steps)
-
-
-def _autocast(device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()

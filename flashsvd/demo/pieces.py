@@ -12,16 +12,11 @@ from flashsvd.demo.corpus import SourceFile, stable_hash
 MAX_HEADERS = 3
 SHINGLE_LINES = 3
 DUPLICATE_CONTAINMENT = 0.5
-DUPLICATE_RULE = (
-    f"an evaluation piece is dropped when {DUPLICATE_CONTAINMENT:.0%} or more of its shingles "
-    f"({SHINGLE_LINES} consecutive non-blank lines, white space collapsed) occur in the training half or in "
-    "an earlier piece."
-)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive lines of one file, under the `class` and `def` lines that enclose them."""
+    """Consecutive lines of one file, which the `class` and `def` lines that enclose them may precede."""
 
     text: str
     family: str
@@ -57,9 +52,15 @@ def enclosing_headers(lines: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def cut_pieces(
-    file: SourceFile, count_tokens: Callable[[list[str]], list[int]], *, low: int, high: int, seed: int = 0
+    file: SourceFile,
+    count_tokens: Callable[[list[str]], list[int]],
+    *,
+    low: int,
+    high: int,
+    seed: int = 0,
+    with_headers: bool = True,
 ) -> list[Piece]:
-    """Cut a file into consecutive, non-overlapping runs of whole lines, each below its enclosing headers.
+    """Cut a file into consecutive, non-overlapping runs of whole lines, each below its enclosing headers if wanted.
 
     A piece holds `low` to `high` tokens, headers included; `count_tokens` maps lines to their token counts.
     Lengths are drawn from a generator seeded by the file's path, so a file is cut the same way whatever else
@@ -68,7 +69,7 @@ def cut_pieces(
     draw = random.Random(stable_hash(seed, file.path))
     lines = file.lines
     counts = count_tokens(lines)
-    headers = enclosing_headers(lines)
+    headers = enclosing_headers(lines) if with_headers else [()] * len(lines)
     pieces = []
     start = 0
     while start < len(lines):
@@ -94,6 +95,14 @@ def shingles(text: str, size: int = SHINGLE_LINES) -> set[tuple[str, ...]]:
     """
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     return {tuple(lines[start : start + size]) for start in range(max(1, len(lines) - size + 1))}
+
+
+def duplicate_rule(threshold: float = DUPLICATE_CONTAINMENT) -> str:
+    """What `drop_near_duplicates` does, in the words of a model card."""
+    return (
+        f"an evaluation piece is dropped when {threshold:.0%} or more of its shingles ({SHINGLE_LINES} consecutive "
+        "non-blank lines, white space collapsed) occur in the training half or in an earlier piece."
+    )
 
 
 def drop_near_duplicates(

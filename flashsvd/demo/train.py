@@ -5,10 +5,7 @@ Runs alone, too: `python -m flashsvd.demo.train --out DIR [--stdlib DIR] [--devi
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import shutil
 import sys
 import time
 from collections import Counter
@@ -22,13 +19,17 @@ from torch import nn
 
 from flashsvd.demo import corpus
 from flashsvd.demo.card import DemoReport, FamilyCount, render_card
-from flashsvd.demo.checkpoint import move_into_place, new_model, right_answers, save, write_pieces
-from flashsvd.demo.learn import Progress, Recipe, classify, pretrain
-from flashsvd.demo.pieces import DUPLICATE_RULE, Piece, cut_pieces, drop_near_duplicates, stratify
+from flashsvd.demo.checkpoint import check_free, new_model, right_answers, save, write_pieces, written_whole
+from flashsvd.demo.command import run_alone, written_flags
+from flashsvd.demo.descent import Progress
+from flashsvd.demo.learn import Recipe, classify, pretrain
+from flashsvd.demo.pieces import Piece, cut_pieces, drop_near_duplicates, duplicate_rule, stratify
 from flashsvd.demo.tokenizer import encode_lines, train_tokenizer
 from flashsvd.demo.windows import build_store
-from flashsvd.errors import DeviceError, FlashSVDError, InputError
+from flashsvd.errors import InputError
 from flashsvd.measure.intervals import wilson_interval
+from flashsvd.measure.machine import describe_machine
+from flashsvd.models.load import pick_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -58,7 +59,7 @@ def train_stdlib_bert(
     if steps is not None:
         recipe = replace(recipe, steps=steps, mlm_steps=round(recipe.mlm_steps * steps / recipe.steps))
     _check(recipe, out)
-    place = _device(device)
+    place = pick_device(device)
     report_progress: Progress = progress or (lambda stage, done, total: None)
     library = stdlib or corpus.standard_library()
     started = time.perf_counter()
@@ -78,9 +79,7 @@ def train_stdlib_bert(
     pretrain(model, store, recipe, seed=seed, progress=report_progress)
     classify(model, store, recipe, seed=seed, progress=report_progress)
 
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with written_whole(out) as partial:
         save(model, tokenizer, partial)
         write_pieces(evaluation, split.families, partial / "evaluation.parquet")
         write_pieces(calibration, split.families, partial / "calibration.parquet")
@@ -96,7 +95,7 @@ def train_stdlib_bert(
             recipe=asdict(recipe),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             size_bytes=sum(file.stat().st_size for file in partial.iterdir()),
-            device=_device_name(place),
+            device=describe_machine(place).accelerator or "a CPU",
             torch=torch.__version__,
             transformers=transformers.__version__,
             seconds=round(time.perf_counter() - started, 1),
@@ -106,7 +105,7 @@ def train_stdlib_bert(
             train_tokens=len(store.tokens),
             split_sha256=split.digest(),
             near_duplicates_removed=removed,
-            duplicate_rule=DUPLICATE_RULE,
+            duplicate_rule=duplicate_rule(),
             eval_pieces=len(right),
             accuracy=sum(right) / len(right),
             accuracy_low=low,
@@ -118,9 +117,6 @@ def train_stdlib_bert(
         )
         (partial / "card.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
         (partial / "README.md").write_text(render_card(report))
-        move_into_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     report_progress("checking", 1, 1)
     return report
 
@@ -131,25 +127,7 @@ def _check(recipe: Recipe, out: Path) -> None:
             f"expected at least 1 step, got {recipe.steps} (language model: {recipe.mlm_steps}); "
             "pass a positive number of steps"
         )
-    if out.exists() and not (out / "card.json").exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            f"expected a new folder or an earlier checkpoint, found something else at {out}; "
-            "choose another folder"
-        )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.split(":")[0] not in ("cpu", "cuda"):
-        raise InputError(f"expected the device auto, cpu or cuda, got {name!r}; choose one of the three")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError("expected a CUDA device, found none; pass --device cpu")
-    return torch.device(name)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
+    check_free(out)
 
 
 def _pieces(
@@ -159,8 +137,11 @@ def _pieces(
         return [len(ids) for ids in encode_lines(tokenizer, lines)]
 
     def cut(files: Sequence[corpus.SourceFile]) -> list[Piece]:
-        limits = {"low": recipe.shortest, "high": recipe.longest, "seed": seed}
-        return [piece for file in files for piece in cut_pieces(file, count_tokens, **limits)]
+        return [
+            piece
+            for file in files
+            for piece in cut_pieces(file, count_tokens, low=recipe.shortest, high=recipe.longest, seed=seed)
+        ]
 
     new, removed = drop_near_duplicates(cut(split.evaluation), split.training_half)
     evaluation = stratify(new, split.families, recipe.eval_per_family, seed=seed)
@@ -206,8 +187,7 @@ def _command(recipe: Recipe, seed: int) -> str:
     )
     if recipe == scaled:
         return f"python -m flashsvd train-demo {NAME} --seed {seed} --steps {recipe.steps}"
-    flags = " ".join(f"--{key.replace('_', '-')} {getattr(recipe, key)}" for key in FLAGS)
-    return f"python -m flashsvd.demo.train --out {NAME} --seed {seed} {flags}"
+    return f"python -m flashsvd.demo.train --out {NAME} --seed {seed} {written_flags(recipe, FLAGS)}"
 
 
 FLAGS = (
@@ -225,31 +205,10 @@ FLAGS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line for machines that have torch and transformers and nothing else."""
-    parser = argparse.ArgumentParser(prog="python -m flashsvd.demo.train", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--stdlib", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    for key in FLAGS:
-        default = getattr(DEFAULT_RECIPE, key)
-        parser.add_argument(f"--{key.replace('_', '-')}", type=type(default), default=default)
-    given = parser.parse_args(arguments)
-
-    def show(stage: str, done: int, total: int) -> None:
-        if done % 500 == 0 or done == total:
-            print(f"{time.strftime('%H:%M:%S')} {stage} {done}/{total}", file=sys.stderr, flush=True)
-
-    recipe = replace(DEFAULT_RECIPE, **{key: getattr(given, key) for key in FLAGS})
-    try:
-        report = train_stdlib_bert(
-            given.out, stdlib=given.stdlib, seed=given.seed, device=given.device, progress=show, recipe=recipe
-        )
-    except FlashSVDError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(json.dumps(asdict(report), indent=2))
-    return 0
+    """Train as the arguments say; the exit status."""
+    return run_alone(
+        "python -m flashsvd.demo.train", __doc__, train_stdlib_bert, DEFAULT_RECIPE, FLAGS, arguments
+    )
 
 
 if __name__ == "__main__":

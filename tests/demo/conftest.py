@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flashsvd.demo.language import LanguageRecipe
 from flashsvd.demo.learn import Recipe
 
 WORDS = {
@@ -67,5 +68,25 @@ def tiny() -> Recipe:
         shortest=30,
         longest=80,
         eval_per_family=20,
+        calibration_pieces=16,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_language() -> LanguageRecipe:
+    return LanguageRecipe(
+        steps=60,
+        batch=8,
+        lr=1e-2,
+        context=64,
+        layers=1,
+        hidden=32,
+        heads=2,
+        kv_heads=1,
+        intermediate=64,
+        vocab=400,
+        shortest=30,
+        longest=80,
+        eval_per_family=12,
         calibration_pieces=16,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flashsvd.cli.train_demo import train_demo
-from flashsvd.demo import train
+from flashsvd.demo import train, train_language
+from flashsvd.demo.language import LanguageRecipe
 from flashsvd.demo.learn import Recipe
 from flashsvd.errors import InputError
 
@@ -28,10 +29,26 @@ def test_the_report_is_printed_as_json(
     assert (tmp_path / "m" / "model.safetensors").exists()
 
 
+def test_the_language_model_is_told_in_one_line(
+    fake_stdlib: Path,
+    tiny_language: LanguageRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train = partial(train_language.train_stdlib_llama, recipe=tiny_language)
+    monkeypatch.setattr(train_language, "train_stdlib_llama", train)
+    train_demo("stdlib-llama", out=tmp_path / "m", stdlib=fake_stdlib, steps=2, device="cpu")
+    line = capsys.readouterr().out
+    assert line.startswith("stdlib-llama: perplexity ") and line.count("\n") == 1
+    assert "tokens)" in line and "bits per byte" in line
+    assert json.loads((tmp_path / "m" / "card.json").read_text())["recipe"]["steps"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"name": "stdlib-gpt"}, "expected one of stdlib-bert, got 'stdlib-gpt'"),
+        ({"name": "stdlib-gpt"}, "expected one of stdlib-bert, stdlib-llama, got 'stdlib-gpt'"),
         ({"name": "stdlib-bert", "steps": 0}, "--steps of 1 or more, got 0"),
         ({"name": "stdlib-bert", "seed": -1}, "--seed of 0 or more, got -1"),
     ],

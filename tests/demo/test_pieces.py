@@ -28,6 +28,14 @@ def test_a_piece_is_consecutive_lines_below_its_headers(fake_stdlib: Path) -> No
     assert pieces != pieces_of(file, seed=1)
 
 
+def test_without_headers_a_piece_is_text_of_its_file(fake_stdlib: Path) -> None:
+    file = next(file for file in read_sources(fake_stdlib) if file.family == "asyncio")
+    pieces = cut_pieces(file, count_words, low=10, high=30, with_headers=False)
+    assert len(pieces) > 3
+    for piece in pieces:
+        assert piece.text == piece.body and piece.text in file.text
+
+
 def test_a_line_longer_than_a_piece_is_passed_over() -> None:
     text = "a b c d e f\n" * 3 + "x " * 100 + "\n" + "g h i j k l\n" * 3
     pieces = pieces_of(SourceFile("email/x.py", text, "email"))
