@@ -49,9 +49,20 @@ class Absorbed:
 
 
 @dataclass(frozen=True)
+class AbsorbedScores:
+    """The score side alone: q [H columns of its kv head's width, d] with q_bias [the same rows] or None, and k, whose
+    kv heads `layout` describes."""
+
+    q: torch.Tensor
+    q_bias: torch.Tensor | None
+    k: torch.Tensor
+    layout: HeadLayout
+
+
+@dataclass(frozen=True)
 class AbsorbedValues:
     """The value side alone, for queries and keys that have to be rebuilt: v [Rv, d] projects x to the heads that
-    `layout` describes; out, out_bias and whole are those of `Absorbed`."""
+    `layout` describes; out, out_bias and whole are those of `Absorbed`, with as many columns as query heads read."""
 
     v: torch.Tensor
     layout: HeadLayout
@@ -86,28 +97,16 @@ def absorb(q: nn.Module, k: nn.Module, v: nn.Module, o: nn.Module, *, heads: int
     constant 1 in q'.
     """
     like = next(q.parameters())
-    wide = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else torch.float64
-    parts = [_heads(module, heads, head_dim, wide) for module in (q, k)]
-    scored = [_score(q_head, k_head) for q_head, k_head in zip(*parts, strict=True)]
-    score = HeadLayout(tuple(_padded(left.shape[0]) for left, _, _ in scored))
-    values = absorb_values(v, o, heads=heads, head_dim=head_dim)
-    qkv = torch.cat(
-        [
-            *(_pad_rows(left) for left, _, _ in scored),
-            *(_pad_rows(right) for _, _, right in scored),
-            values.v.to(wide),
-        ]
-    )
-    q_bias = None
-    if any(bias is not None for _, bias, _ in scored):
-        zeros = [left.new_zeros(left.shape[0]) for left, _, _ in scored]
-        biases = [zero if b is None else b for zero, (_, b, _) in zip(zeros, scored, strict=True)]
-        q_bias = torch.cat([_pad_rows(b) for b in biases])
-        q_bias = torch.cat([q_bias, q_bias.new_zeros(qkv.shape[0] - q_bias.shape[0])])
+    scores = absorb_scores(q, k, heads=heads, kv_heads=heads, head_dim=head_dim)
+    values = absorb_values(v, o, heads=heads, kv_heads=heads, head_dim=head_dim)
+    qkv = torch.cat([scores.q, scores.k, values.v])
+    bias = scores.q_bias
+    if bias is not None:
+        bias = torch.cat([bias, bias.new_zeros(qkv.shape[0] - bias.shape[0])])
     return Absorbed(
         qkv.to(like).contiguous(),
-        None if q_bias is None else q_bias.to(like),
-        score,
+        bias,
+        scores.layout,
         values.layout,
         values.out,
         values.out_bias,
@@ -115,22 +114,75 @@ def absorb(q: nn.Module, k: nn.Module, v: nn.Module, o: nn.Module, *, heads: int
     )
 
 
-def absorb_values(v: nn.Module, o: nn.Module, *, heads: int, head_dim: int) -> AbsorbedValues:
-    """Folds v's second factors and bias into the output projection: rotary positions turn q and k, never v."""
+def absorb_scores(
+    q: nn.Module, k: nn.Module, *, heads: int, kv_heads: int, head_dim: int, even: bool = False
+) -> AbsorbedScores:
+    """The scores' side of `absorb`; `even` pads every head to the largest rank.
+
+    Where query heads share a kv head, all are folded into its first factor, whatever their ranks.
+    """
+    like = next(q.parameters())
+    wide = _wide(like)
+    group = heads // kv_heads
+    q_heads, k_heads = _heads(q, heads, head_dim, wide), _heads(k, kv_heads, head_dim, wide)
+    scored = [_score(head, k_heads[i // group], shared=group > 1) for i, head in enumerate(q_heads)]
+    rights = [right for _, _, right in scored[::group]]
+    widths = _widths([len(right) for right in rights], even)
+    q_widths = [widths[i // group] for i in range(heads)]
+    q_bias = None
+    if any(bias is not None for _, bias, _ in scored):
+        biases = [left.new_zeros(len(left)) if bias is None else bias for left, bias, _ in scored]
+        q_bias = torch.cat([_pad_rows(b, width) for b, width in zip(biases, q_widths, strict=True)]).to(like)
+    return AbsorbedScores(
+        torch.cat([_pad_rows(left, n) for (left, _, _), n in zip(scored, q_widths, strict=True)]).to(like),
+        q_bias,
+        torch.cat([_pad_rows(right, width) for right, width in zip(rights, widths, strict=True)]).to(like),
+        HeadLayout(widths),
+    )
+
+
+def absorb_values(
+    v: nn.Module, o: nn.Module, *, heads: int, kv_heads: int, head_dim: int, even: bool = False
+) -> AbsorbedValues:
+    """Folds v's second factors and bias into the output projection: rotary positions turn q and k, never v.
+
+    Head i of the output reads kv head i // (heads // kv_heads). `even` pads every head to the largest rank.
+    """
     like = next(v.parameters())
-    wide = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else torch.float64
-    values = _heads(v, heads, head_dim, wide)
-    out, out_bias = _output(o, values, head_dim, wide)
+    wide = _wide(like)
+    values = _heads(v, kv_heads, head_dim, wide)
+    widths = _widths([head.rank for head in values], even)
+    group = heads // kv_heads
+    out, out_bias = _output(
+        o,
+        [values[i // group] for i in range(heads)],
+        [widths[i // group] for i in range(heads)],
+        head_dim,
+        wide,
+    )
     whole = not isinstance(o, LowRankLinear)
     if isinstance(o, LowRankLinear) and one_product(out.shape[1], o.U.shape[1], o.U.shape[0]):
         out, whole = o.U.detach().to(wide) @ out, True
     return AbsorbedValues(
-        torch.cat([_pad_rows(head.v) for head in values]).to(like).contiguous(),
-        HeadLayout(tuple(_padded(head.rank) for head in values)),
+        torch.cat([_pad_rows(head.v, width) for head, width in zip(values, widths, strict=True)])
+        .to(like)
+        .contiguous(),
+        HeadLayout(widths),
         out.to(like).contiguous(),
         None if out_bias is None else out_bias.to(like),
         whole,
     )
+
+
+def _wide(like: torch.Tensor) -> torch.dtype:
+    """What products of factors are made in."""
+    return torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else torch.float64
+
+
+def _widths(ranks: Sequence[int], even: bool) -> tuple[int, ...]:
+    """Columns per head: its rank, or the largest, padded."""
+    padded = [padded_rank(rank) for rank in ranks]
+    return (max(padded),) * len(padded) if even else tuple(padded)
 
 
 def one_product(width: int, rank: int, hidden: int) -> bool:
@@ -157,9 +209,12 @@ def _heads(module: nn.Module, heads: int, head_dim: int, dtype: torch.dtype) -> 
     return [_Head(v, None, b) for v, b in zip(rows, biases, strict=True)]
 
 
-def _score(q: _Head, k: _Head) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """(q' [r, d], its bias [r] or None, k' [r, d]) such that q'·k'ᵀ is q·kᵀ up to a term of the query row."""
-    if k.rank <= q.rank + (q.b is not None):
+def _score(
+    q: _Head, k: _Head, *, shared: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """(q' [r, d], its bias [r] or None, k' [r, d]) such that q'·k'ᵀ is q·kᵀ up to a term of the query row; with
+    `shared`, k' is k's own first factor."""
+    if shared or k.rank <= q.rank + (q.b is not None):
         left = q.v if q.u is None else q.u.T @ q.v
         bias = q.b
         if k.u is not None:
@@ -179,16 +234,16 @@ def _score(q: _Head, k: _Head) -> tuple[torch.Tensor, torch.Tensor | None, torch
 
 
 def _output(
-    o: nn.Module, values: list[_Head], head_dim: int, dtype: torch.dtype
+    o: nn.Module, values: Sequence[_Head], widths: Sequence[int], head_dim: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The output projection's first factor (or dense weight) with every head's second factor of v folded in, padded
-    like the heads, and its whole bias."""
+    """The output projection's first factor (or dense weight) with the second factor of the head of v that each of its
+    heads reads folded in, padded to `widths`, and its whole bias."""
     low_rank = isinstance(o, LowRankLinear)
     first = (o.V if isinstance(o, LowRankLinear) else o.get_parameter("weight")).detach().to(dtype)
     blocks = []
-    for head, part in zip(values, first.split(head_dim, 1), strict=True):
+    for head, width, part in zip(values, widths, first.split(head_dim, 1), strict=True):
         folded = part if head.u is None else part @ head.u.T
-        blocks.append(nn.functional.pad(folded, (0, _padded(head.rank) - head.rank)))
+        blocks.append(nn.functional.pad(folded, (0, width - head.rank)))
     bias = o.bias.detach().to(dtype) if isinstance(o.bias, torch.Tensor) else None
     if any(head.b is not None for head in values):
         through = first @ torch.cat(
@@ -201,19 +256,19 @@ def _output(
     return torch.cat(blocks, 1), bias
 
 
-def _padded(rank: int) -> int:
+def padded_rank(rank: int) -> int:
+    """The next multiple of ALIGN."""
     return -(-rank // ALIGN) * ALIGN
 
 
-def _pad_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """Rows of zeros up to the next multiple of ALIGN."""
-    missing = _padded(tensor.shape[0]) - tensor.shape[0]
+def _pad_rows(tensor: torch.Tensor, rows: int) -> torch.Tensor:
+    """Rows of zeros up to `rows`."""
+    missing = rows - tensor.shape[0]
     return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]) if missing else tensor
 
 
 def aligned(u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Two factors u [out, k], v [k, in] with k padded by zeros to a multiple of ALIGN; themselves where it is one."""
-    missing = _padded(v.shape[0]) - v.shape[0]
-    if not missing:
-        return u, v
-    return nn.functional.pad(u, (0, missing)), _pad_rows(v)
+    rank = v.shape[0]
+    wide = padded_rank(rank)
+    return (u, v) if wide == rank else (nn.functional.pad(u, (0, wide - rank)), _pad_rows(v, wide))

@@ -13,6 +13,7 @@ from torch import nn
 from flashsvd.engines import ENGINES
 from flashsvd.engines.graph import GraphedForward
 from flashsvd.engines.modules import FusedLinear, low_rank_module
+from flashsvd.engines.parts import CacheKind
 from flashsvd.engines.stream import stream
 from flashsvd.errors import InputError
 from flashsvd.factors import Factors, LowRank, layout_ranks
@@ -31,6 +32,7 @@ def build(
     method: str = "svd",
     backend: str | None = None,
     rebuild: bool = False,
+    cache: CacheKind = "dense",
     graph: bool | Literal["static"] = False,
 ) -> Any:
     """A model object for one engine. Its parameters are those of `loaded` and `factors`: nothing is copied.
@@ -38,7 +40,7 @@ def build(
     dense is the loaded model itself. lowrank exchanges each factored linear for its two factors. flash does that
     and streams attention and feed-forward; it makes a few tensors of its own of the factors, once, and writes the
     hidden states of a block over those of the block before (see `flashsvd.engines.stream.stream`, also for
-    `rebuild`). With `graph`, on CUDA, its forward is captured once per shape and then replayed
+    `rebuild` and `cache`). With `graph`, on CUDA, its forward is captured once per shape and then replayed
     (`flashsvd.engines.graph`): "static" leaves an output where the graph wrote it, and where the next call writes.
     `save_pretrained` works on each; see `flashsvd.engines.hub`.
 
@@ -50,6 +52,10 @@ def build(
     check_engine(engine)
     if graph and engine != "flash":
         raise InputError(f"graph=True is for the flash engine, got engine {engine!r}; leave it out")
+    if graph and loaded.family.decoder is not None:
+        raise InputError(
+            f"graph=True is for encoders: {loaded.family.title} runs in graphs through flashsvd.decoding"
+        )
     if engine == "dense":
         return loaded.model
     if factors is None or plan is None:
@@ -68,7 +74,7 @@ def build(
         if biased:
             module.bias = nn.Parameter(_biased(loaded, layer, name, factor), requires_grad=False)
     if engine == "flash":
-        stream(model, loaded.family, plan.shape, backend, rebuild=rebuild)
+        stream(model, loaded.family, plan.shape, backend, rebuild=rebuild, cache=cache)
     from flashsvd.engines.hub import mark
 
     mark(model, plan, method, engine, biased=biased)

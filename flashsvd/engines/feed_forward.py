@@ -3,50 +3,95 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from flashsvd.engines.absorb import aligned
-from flashsvd.engines.modules import LowRankLinear
-from flashsvd.engines.sublayer import Norm, Sublayer, batch_slices, bias_of, first_of, second_of
+from flashsvd.engines.parts import factors_of, joined, view_rows
+from flashsvd.engines.sublayer import Norm, PackedSublayer, Sublayer, batch_slices, bias_of
 from flashsvd.kernels.ffn import flash_svd_ffn, flash_svd_glu
 from flashsvd.kernels.ffn_block import flash_svd_ffn_block
 
+_LEAST_ROWS, _LEAST_ELEMENTS = 2048, 2048 * 2048
+"""A piece of a feed-forward has at least so many rows, or so many elements of the wide activation: with fewer, launches
+would cost more than the memory is worth."""
 
-class FeedForward(Sublayer):
+
+@dataclass(frozen=True)
+class Branch:
+    """A wide activation before its activation function: p·uᵀ + bias, where p is columns of x·firstᵀ, or x itself."""
+
+    columns: slice | None
+    """Of x·firstᵀ; None for a dense linear, whose u is its weight."""
+    u: torch.Tensor
+    """[D, R], R a multiple of 8, or [D, d]."""
+    bias: torch.Tensor | None
+    """[D]."""
+
+
+@dataclass(frozen=True)
+class FeedForwardParts:
+    """down(activation(gate) · up), or down(activation(up)) without a gate.
+
+    `first` [R, d] has the first factors of gate and up one under the other, None where both are dense. `down` is
+    (W [d, D],) or its two factors (V [R2, D], U [d, R2]), R2 a multiple of 8; `down_bias` [d].
+    """
+
+    first: torch.Tensor | None
+    gate: Branch | None
+    up: Branch
+    down: tuple[torch.Tensor, ...]
+    down_bias: torch.Tensor | None
+    activation: str
+
+
+def feed_forward_parts(
+    up: nn.Module, down: nn.Module, gate: nn.Module | None, activation: str
+) -> FeedForwardParts:
+    """Packs one layer's feed-forward; factors of the modules become views of what is packed."""
+    modules = (up,) if gate is None else (gate, up)
+    factors = [factors_of(module) for module in modules]
+    firsts = [pair[0] for pair in factors if pair is not None]
+    first = joined(firsts) if firsts else None
+    branches, at = [], 0
+    for module, pair in zip(modules, factors, strict=True):
+        columns, u = None, module.get_parameter("weight").detach() if pair is None else pair[1]
+        if pair is not None and first is not None:
+            columns = slice(at, at + len(pair[0]))
+            at = columns.stop
+            view_rows(module, first[columns])
+        branches.append(Branch(columns, u, bias_of(module)))
+    return FeedForwardParts(
+        first,
+        branches[0] if gate is not None else None,
+        branches[-1],
+        factors_of(down) or (down.get_parameter("weight").detach(),),
+        bias_of(down),
+        activation,
+    )
+
+
+class FeedForward(PackedSublayer[FeedForwardParts]):
     """up, activation, down, streamed over the wide dimension (FFN v1); with a gate, activation(gate) times up."""
 
-    gate_u: torch.Tensor | None
-    gate_v: torch.Tensor | None
-    up_u: torch.Tensor | None
-    up_v: torch.Tensor | None
-    down_u: torch.Tensor | None
-    down_v: torch.Tensor | None
-
-    def __init__(
+    def open(
         self,
-        up: nn.Module,
-        down: nn.Module,
-        gate: nn.Module | None,
-        activation: str,
-        norm: Norm | None,
-        pre_norm: bool,
-        backend: str | None,
+        x: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
-        super().__init__(norm, pre_norm, backend)
-        self.activation = activation
-        self._linears = (up, down, gate)
-        for name, module in (("up", up), ("down", down), ("gate", gate)):
-            u, v = _aligned_factors(module)
-            self.register_buffer(f"{name}_u", u, persistent=False)
-            self.register_buffer(f"{name}_v", v, persistent=False)
+        # Rows are all alike here, whatever sequence they are of.
+        super().open(x.view(-1, 1, x.shape[-1]), None, None)
 
     def cut(self, x: torch.Tensor) -> Sequence[slice]:
         # Beside a post-norm block's x only rank-space tensors are alive; a pre-norm one also holds norm(x).
-        return batch_slices(x.shape[0], math.ceil(x.shape[0] / 4) if self.pre_norm else x.shape[0])
+        rows = x.shape[0]
+        if not self.pre_norm:
+            return batch_slices(rows, rows)
+        least = min(_LEAST_ROWS, _LEAST_ELEMENTS // len(self.parts.up.u))
+        return batch_slices(rows, max(math.ceil(rows / 4), least))
 
     def inner(
         self,
@@ -54,26 +99,33 @@ class FeedForward(Sublayer):
         key_mask: torch.Tensor | None,
         rotation: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
-        up, down, gate = self._linears
-        # self.up_u is a call in Python, 1 us on the H200's host.
-        held: Any = self._buffers
-        x = x.flatten(0, 1)
-        v2 = first_of(down) if held["down_v"] is None else held["down_v"]
-        branch = _branch(up, held["up_u"], held["up_v"], x)
-        if gate is None:
-            p = branch[0]
+        parts, x = self.parts, x.flatten(0, 1)
+        packed = x if parts.first is None else torch.mm(x, parts.first.T)
+        p = x if parts.up.columns is None else packed[:, parts.up.columns]
+        up, v2 = parts.up, parts.down[0]
+        if parts.gate is None:
             # S takes the place of P, which nobody reads again, where they are of one size.
-            place = p if p is not x and p.shape[1] == v2.shape[0] else None
-            return flash_svd_ffn(*branch, v2, activation=self.activation, out=place, backend=self.backend)
-        gated = _branch(gate, held["gate_u"], held["gate_v"], x)
-        return flash_svd_glu(*gated, *branch, v2, activation=self.activation, backend=self.backend)
+            place = packed if packed is not x and packed.shape[1] == v2.shape[0] else None
+            return flash_svd_ffn(
+                p, up.u, up.bias, v2, activation=parts.activation, out=place, backend=self.backend
+            )
+        gate = parts.gate
+        gate_p = x if gate.columns is None else packed[:, gate.columns]
+        return flash_svd_glu(
+            gate_p,
+            gate.u,
+            gate.bias,
+            p,
+            up.u,
+            up.bias,
+            v2,
+            activation=parts.activation,
+            backend=self.backend,
+        )
 
     def last(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        down = self._linears[1]
-        if not isinstance(down, LowRankLinear):
-            return None, bias_of(down)
-        padded = self._buffers["down_u"]
-        return (down.U if padded is None else padded), bias_of(down)
+        parts = self.parts
+        return (parts.down[1] if len(parts.down) > 1 else None), parts.down_bias
 
 
 class PostNormFeedForward(FeedForward):
@@ -81,16 +133,9 @@ class PostNormFeedForward(FeedForward):
     one (`flashsvd.kernels.ffn_block`). The attention leaves its bias and norm to it (`Sublayer.open`)."""
 
     def __init__(
-        self,
-        up: LowRankLinear,
-        down: LowRankLinear,
-        activation: str,
-        norm: Norm,
-        backend: str | None,
-        attention: Sublayer,
+        self, make: Callable[[], FeedForwardParts], norm: Norm, backend: str | None, attention: Sublayer
     ) -> None:
-        super().__init__(up, down, None, activation, norm, False, backend)
-        self._factored = (up, down)
+        super().__init__(make, norm, False, backend)
         # In a tuple, as it is a module of the block already.
         self._before = (attention,)
 
@@ -100,48 +145,19 @@ class PostNormFeedForward(FeedForward):
         key_mask: torch.Tensor | None = None,
         rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        held: Any = self._buffers
-        up, down = self._factored
-        v1, u1 = (up.V, up.U) if held["up_v"] is None else (held["up_v"], held["up_u"])
-        v2, u2 = (down.V, down.U) if held["down_v"] is None else (held["down_v"], held["down_u"])
-        before = self._before[0]
-        assert self.norm is not None and before.norm is not None
+        parts, before = self.parts, self._before[0]
+        assert self.norm is not None and before.norm is not None and parts.first is not None
+        v2, u2 = parts.down
         return flash_svd_ffn_block(
             x,
-            v1,
-            u1,
-            up.bias,
+            parts.first,
+            parts.up.u,
+            parts.up.bias,
             v2,
             u2,
-            down.bias,
+            parts.down_bias,
             self.norm.of_block(None),
             entry=before.norm.of_block(before.last()[1]),
-            activation=self.activation,
+            activation=parts.activation,
             backend=self.backend,
         )
-
-
-def _branch(
-    module: nn.Module, u: torch.Tensor | None, v: torch.Tensor | None, x: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Rank-space activation, second factor and bias of one branch of x [M, d]; `u` and `v` are its padded factors, if
-    any.
-
-    A dense linear is its own second factor: x is then the rank-space activation.
-    """
-    p = torch.mm(x, (module.V if v is None else v).T) if isinstance(module, LowRankLinear) else x
-    return p, second_of(module) if u is None else u, bias_of(module)
-
-
-def _aligned_factors(module: nn.Module | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Factors whose rank is padded (`absorb.aligned`), of which the module's own become views; None where its own
-    are aligned or it is dense."""
-    if not isinstance(module, LowRankLinear):
-        return None, None
-    rank = module.V.shape[0]
-    u, v = aligned(module.U.detach(), module.V.detach())
-    if v.shape[0] == rank:
-        return None, None
-    module.U = nn.Parameter(u[:, :rank], requires_grad=False)
-    module.V = nn.Parameter(v[:rank], requires_grad=False)
-    return u, v

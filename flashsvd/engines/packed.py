@@ -53,7 +53,7 @@ def pack_heads(q: HeadLowRankLinear, k: HeadLowRankLinear, v: torch.Tensor) -> P
         if rows.stop - rows.start == module.V.shape[0]:
             module.V = nn.Parameter(first[rows], requires_grad=False)
             module.U = nn.Parameter(second[rows], requires_grad=False)
-    return PackedHeads(first, second, bias, _runs(ranks))
+    return PackedHeads(first, second, bias, runs_of(ranks))
 
 
 def _padded(factor: torch.Tensor, ranks: Sequence[int]) -> list[torch.Tensor]:
@@ -61,9 +61,10 @@ def _padded(factor: torch.Tensor, ranks: Sequence[int]) -> list[torch.Tensor]:
     return [pad(part, (0, 0, 0, -len(part) % ALIGN)) for part in factor.detach().split(list(ranks))]
 
 
-def _runs(ranks: Sequence[int]) -> tuple[Run, ...]:
-    """
-    >>> _runs([8, 8, 16])
+def runs_of(ranks: Sequence[int]) -> tuple[Run, ...]:
+    """The heads in a row that share a rank, of heads that each have columns of their own.
+
+    >>> runs_of([8, 8, 16])
     (Run(head=0, count=2, rank=8, at=0), Run(head=2, count=1, rank=16, at=16))
     """
     runs = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,10 +12,18 @@ from torch import nn
 
 from flashsvd.engines.absorb import Absorbed, absorb, absorb_values, can_absorb
 from flashsvd.engines.attention import RankSpaceAttention, RebuiltAttention, RotaryAttention, Rotation
+from flashsvd.engines.causal import CausalAttention, past_of
+from flashsvd.engines.decoder import causal_attention, prepare_decoder
 from flashsvd.engines.embeddings import stream_embeddings
-from flashsvd.engines.feed_forward import FeedForward, PostNormFeedForward
+from flashsvd.engines.feed_forward import (
+    FeedForward,
+    FeedForwardParts,
+    PostNormFeedForward,
+    feed_forward_parts,
+)
 from flashsvd.engines.modules import HeadLowRankLinear, LowRankLinear
-from flashsvd.engines.sublayer import Norm, Sublayer
+from flashsvd.engines.parts import CACHES, CacheKind
+from flashsvd.engines.sublayer import Norm, Sublayer, norm_of
 from flashsvd.errors import InputError
 from flashsvd.models.family import Family
 from flashsvd.models.linears import linear_of
@@ -25,7 +34,13 @@ ATTENTION = "flashsvd"
 
 
 def stream(
-    model: Any, family: Family, shape: ModelShape, backend: str | None = None, *, rebuild: bool = False
+    model: Any,
+    family: Family,
+    shape: ModelShape,
+    backend: str | None = None,
+    *,
+    rebuild: bool = False,
+    cache: CacheKind = "dense",
 ) -> None:
     """Makes a low-rank model stream, in place: the same parameters and names, other arithmetic.
 
@@ -34,14 +49,20 @@ def stream(
     over their input, except where somebody else still wants to see that (`_is_kept`).
 
     backend: of `flashsvd.kernels`; None takes Triton on CUDA and plain torch elsewhere. rebuild: q, k and v are
-    rebuilt tile by tile, as in FlashSVD (arXiv 2508.01506), also where their factors could be absorbed.
+    rebuilt tile by tile, as in FlashSVD (arXiv 2508.01506), also where their factors could be absorbed. cache: of a
+    decoder, what its caches hold (`flashsvd.engines.parts.causal_parts`).
 
     Raises:
-        InputError: a family that is not streamed (`check_streams`), or whole-matrix factors of one with rotary
-            positions, which no kernel here streams.
+        InputError: a family that is not streamed (`check_streams`), whole-matrix factors of an encoder with rotary
+            positions, which no kernel here streams, or a cache that is none or does not go with the rest.
+        ModelError: a model of the family that its blocks do not describe.
     """
     check_streams(family)
     assert family.stream is not None
+    if cache not in CACHES:
+        raise InputError(f"cache must be one of {', '.join(CACHES)}, got {cache!r}")
+    if cache != "dense" and (rebuild or family.decoder is None):
+        raise InputError(f"cache={cache!r} is for decoders, without rebuild=True; leave it out")
     from transformers.utils.output_capturing import _active_collector
 
     def collecting() -> bool:
@@ -50,11 +71,17 @@ def stream(
         return collected is not None and "hidden_states" in collected
 
     blocks = family.layers(model.base_model)
-    _attach(model, family, shape, backend, rebuild)
+    attach = functools.partial(_attach, model, family, shape, backend, rebuild, cache)
+    attach()
 
     def attention(
-        index: int, x: torch.Tensor, key_mask: torch.Tensor | None, rotation: Rotation | None
+        layer: int,
+        hidden_states: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        rotation: Rotation | None,
+        cache: Any = None,
     ) -> torch.Tensor:
+        index, x = layer, hidden_states
         if key_mask is not None and key_mask.dim() != 2:
             raise InputError(
                 f"the flash engine takes a padding mask [batch, sequence], got {list(key_mask.shape)}; "
@@ -63,6 +90,8 @@ def stream(
         if not x.is_contiguous() or (index and _is_kept(blocks[index - 1])) or collecting():
             x = x.clone(memory_format=torch.contiguous_format)
         sublayer: Any = blocks[index].flash_attention
+        if isinstance(sublayer, CausalAttention):
+            return sublayer(x, key_mask, rotation, past_of(cache, index, x.shape[1]))
         if isinstance(blocks[index].flash_feed_forward, PostNormFeedForward):
             sublayer.open(x, key_mask, rotation)
             return x
@@ -71,10 +100,13 @@ def stream(
     def feed_forward(index: int, x: torch.Tensor) -> torch.Tensor:
         return blocks[index].flash_feed_forward(x)  # type: ignore[operator]
 
-    stream_embeddings(model.base_model, backend)
     family.stream(model.base_model, attention, feed_forward)
     # Weights that are read later make what was made of the old ones wrong.
-    model.register_load_state_dict_post_hook(lambda *_: _attach(model, family, shape, backend, rebuild))
+    model.register_load_state_dict_post_hook(lambda *_: attach())
+    if family.decoder is not None:
+        prepare_decoder(model, family, backend)
+        return
+    stream_embeddings(model.base_model, backend)
     _register_attention()
     model.config._attn_implementation = ATTENTION
 
@@ -85,36 +117,25 @@ def check_streams(family: Family) -> None:
         raise InputError(f"the flash engine does not run {family.title} yet: use lowrank")
 
 
-def _attach(model: Any, family: Family, shape: ModelShape, backend: str | None, rebuild: bool) -> None:
+def _attach(
+    model: Any, family: Family, shape: ModelShape, backend: str | None, rebuild: bool, cache: CacheKind
+) -> None:
     """Gives every block its two sublayers, made of the parameters as they are now."""
     activation = family.activation(model.config)
     for index, block in enumerate(family.layers(model.base_model)):
-        linears = {
-            slot.name: linear_of(model.base_model, family, shape, index, slot.name)
-            for slot in shape.layers[index]
-        }
-        q, k, v, o = (linears[name] for name in ("q", "k", "v", "o"))
+        linears = functools.partial(_linears, model.base_model, family, shape, index)
         norms = {
-            name: _norm(model.base_model.get_submodule(family.norm(index, name)))
+            name: norm_of(model.base_model.get_submodule(family.norm(index, name)))
             for name in ("attention", "feed_forward")
         }
         attention: Sublayer
-        if family.rotary is not None:
-            attention = _rotary(model.config, family, shape, index, (q, k, v, o), norms["attention"], backend)
-        elif can_absorb((q, k, v)) and shape.heads == shape.kv_heads and not rebuild:
-            absorbed = absorb(q, k, v, o, heads=shape.heads, head_dim=shape.head_dim)
-            _share(absorbed, q, k, v)
-            scale = 1.0 / math.sqrt(shape.head_dim)
-            attention = RankSpaceAttention(absorbed, o, scale, norms["attention"], family.pre_norm, backend)
+        if family.decoder is not None:
+            attention = causal_attention(
+                model, family, shape, index, linears, norms["attention"], backend, cache
+            )
         else:
-            attention = RebuiltAttention(
-                (q, k, v, o),
-                shape.heads,
-                shape.kv_heads,
-                shape.head_dim,
-                norms["attention"],
-                family.pre_norm,
-                backend,
+            attention = _bidirectional(
+                model.config, family, shape, index, linears(), norms["attention"], backend, rebuild
             )
         block.flash_attention = attention
         block.flash_feed_forward = _feed_forward(
@@ -122,23 +143,59 @@ def _attach(model: Any, family: Family, shape: ModelShape, backend: str | None, 
         )
 
 
-def _feed_forward(
+def _linears(base_model: nn.Module, family: Family, shape: ModelShape, layer: int) -> dict[str, nn.Module]:
+    """The linears of a layer by slot. Layers that share a right factor are given that of the first of them, which may
+    lie in packed memory by now."""
+    found = {}
+    for slot in shape.layers[layer]:
+        found[slot.name] = module = linear_of(base_model, family, shape, layer, slot.name)
+        first = shape.group(layer, slot.name)[0]
+        if first != layer and hasattr(module, "V"):
+            module.V = linear_of(base_model, family, shape, first, slot.name).V
+    return found
+
+
+def _bidirectional(
+    config: Any,
+    family: Family,
+    shape: ModelShape,
+    index: int,
     linears: Mapping[str, nn.Module],
+    norm: Norm | None,
+    backend: str | None,
+    rebuild: bool,
+) -> Sublayer:
+    """The attention sublayer of an encoder's block."""
+    q, k, v, o = (linears[name] for name in ("q", "k", "v", "o"))
+    if family.rotary is not None:
+        return _rotary(config, family, shape, index, (q, k, v, o), norm, backend)
+    if can_absorb((q, k, v)) and shape.heads == shape.kv_heads and not rebuild:
+        absorbed = absorb(q, k, v, o, heads=shape.heads, head_dim=shape.head_dim)
+        _share(absorbed, q, k, v)
+        scale = 1.0 / math.sqrt(shape.head_dim)
+        return RankSpaceAttention(absorbed, o, scale, norm, family.pre_norm, backend)
+    return RebuiltAttention(
+        (q, k, v, o), shape.heads, shape.kv_heads, shape.head_dim, norm, family.pre_norm, backend
+    )
+
+
+def _feed_forward(
+    linears: Callable[[], Mapping[str, nn.Module]],
     activation: str,
     norms: Mapping[str, Norm | None],
     pre_norm: bool,
     backend: str | None,
     attention: Sublayer,
 ) -> FeedForward:
-    up, down, gate = linears["up"], linears["down"], linears.get("gate")
-    norm = norms["feed_forward"]
-    if (
-        isinstance(up, LowRankLinear)
-        and isinstance(down, LowRankLinear)
-        and not (pre_norm or gate or norm is None or norms["attention"] is None)
-    ):
-        return PostNormFeedForward(up, down, activation, norm, backend, attention)
-    return FeedForward(up, down, gate, activation, norm, pre_norm, backend)
+    def make() -> FeedForwardParts:
+        found = linears()
+        return feed_forward_parts(found["up"], found["down"], found.get("gate"), activation)
+
+    norm, own = norms["feed_forward"], linears()
+    factored = all(isinstance(own[name], LowRankLinear) for name in ("up", "down"))
+    if factored and norm is not None and norms["attention"] is not None and not (pre_norm or "gate" in own):
+        return PostNormFeedForward(make, norm, backend, attention)
+    return FeedForward(make, norm, pre_norm, backend)
 
 
 def _rotary(
@@ -159,7 +216,7 @@ def _rotary(
     assert family.rotary is not None
     # Asked for its refusal alone: the angles come with every call.
     family.rotary(config, index)
-    values = absorb_values(v, o, heads=shape.heads, head_dim=shape.head_dim)
+    values = absorb_values(v, o, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim)
     window = family.window(config, index) if family.window else None
     return RotaryAttention(
         q, k, o, values, shape.heads, shape.head_dim, window, norm, family.pre_norm, backend
@@ -172,14 +229,6 @@ def _share(absorbed: Absorbed, q: nn.Module, k: nn.Module, v: nn.Module) -> None
     for module, rows in zip((q, k, v), absorbed.qkv.split(widths), strict=True):
         if isinstance(module, HeadLowRankLinear) and torch.equal(module.V, rows):
             module.V = nn.Parameter(rows, requires_grad=False)
-
-
-def _norm(module: nn.Module) -> Norm | None:
-    if isinstance(module, nn.Identity):
-        return None
-    if isinstance(module, nn.LayerNorm):
-        return Norm(module, "layer", module.eps)
-    raise InputError(f"the flash engine has no kernel for the norm {type(module).__name__}")
 
 
 def _is_kept(block: nn.Module) -> bool:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import torch
 from torch import nn
 
 from flashsvd.engines.modules import LowRankLinear
+from flashsvd.errors import InputError
 from flashsvd.kernels.ffn_block import BlockNorm
 from flashsvd.kernels.norm import fused_norm
+
+Parts = TypeVar("Parts")
 
 SLICE_SHARE = 1.25
 """How many hidden states the tensors of one slice may take together."""
@@ -34,8 +37,11 @@ class Slices:
     heads: int
 
 
-def plan_slices(batch: int, seq: int, width: int, hidden: int, heads: int, device: str) -> Slices:
-    """Slices whose tensors, `width` columns in all, take at most SLICE_SHARE hidden states of `hidden` columns.
+def plan_slices(
+    batch: int, seq: int, width: int, hidden: int, heads: int, device: str, least: int | None = None
+) -> Slices:
+    """Slices whose tensors, `width` columns in all, take at most SLICE_SHARE hidden states of `hidden` columns, of
+    `least` tokens or more (LEAST_TOKENS unless given).
 
     >>> plan_slices(32, 512, 1680, 768, 12, "cuda")
     Slices(sequences=16, heads=12)
@@ -44,7 +50,7 @@ def plan_slices(batch: int, seq: int, width: int, hidden: int, heads: int, devic
     >>> plan_slices(1, 512, 1680, 768, 12, "cuda")
     Slices(sequences=1, heads=12)
     """
-    least = LEAST_TOKENS.get(device, LEAST_TOKENS["cuda"])
+    least = LEAST_TOKENS.get(device, LEAST_TOKENS["cuda"]) if least is None else least
     return _planned(batch, seq, math.ceil(width / (hidden * SLICE_SHARE)), heads, least)
 
 
@@ -76,6 +82,26 @@ class Norm:
         """The same norm(x + bias) for the kernel that takes a feed-forward with the norms around it."""
         weight: Any = self.module.weight
         return BlockNorm(weight, bias_of(self.module), self.eps, bias, self.kind)
+
+
+_RMS = frozenset(
+    f"transformers.models.{family}.modeling_{family}.{name}RMSNorm"
+    for family, name in (("llama", "Llama"), ("mistral", "Mistral"), ("qwen2", "Qwen2"), ("qwen3", "Qwen3"))
+)
+"""Modules that are x / sqrt(mean(x²) + eps)·weight: others of the name add 1 to the weight, or more."""
+
+
+def norm_of(module: nn.Module) -> Norm | None:
+    """A norm as the sublayers run it, None for the identity. Raises InputError where no kernel knows it."""
+    if isinstance(module, nn.Identity):
+        return None
+    if isinstance(module, nn.LayerNorm):
+        return Norm(module, "layer", module.eps)
+    kinds = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__)
+    if any(kind in _RMS for kind in kinds):
+        eps: Any = module.variance_epsilon
+        return Norm(module, "rms", float(eps))
+    raise InputError(f"the flash engine has no kernel for the norm {type(module).__name__}")
 
 
 class Sublayer(nn.Module):
@@ -152,6 +178,44 @@ class Sublayer(nn.Module):
     def last(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Weight [d, k] of f's last product, None for the identity, and the bias [d] or None added after it."""
         raise NotImplementedError
+
+
+class PackedSublayer(Sublayer, Generic[Parts]):
+    """A sublayer that computes with `parts`, a dataclass of tensors that `make` makes of the modules' parameters."""
+
+    parts: Parts
+
+    def __init__(
+        self, make: Callable[[], Parts], norm: Norm | None, pre_norm: bool, backend: str | None
+    ) -> None:
+        super().__init__(norm, pre_norm, backend)
+        self._make = make
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Makes `parts` of the parameters as they are now."""
+        self.parts = self._make()
+        self._buffers.clear()
+        for number, tensor in enumerate(_tensors(self.parts)):
+            # So that they are counted; not persistent, as the parameters are what a checkpoint holds.
+            self.register_buffer(f"part_{number}", tensor, persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        # Views of parameters that were moved just before: moved on their own they would be a second copy.
+        self.refresh()
+        return self
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in a dataclass, and in those and the tuples in it."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _tensors(item)
 
 
 @functools.lru_cache(maxsize=1024)

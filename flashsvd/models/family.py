@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flashsvd.errors import ModelError
 from flashsvd.models.shape import ModelShape
@@ -18,8 +18,20 @@ if TYPE_CHECKING:
     from torch import nn
 
     Rotation = tuple[torch.Tensor, torch.Tensor]
-    Attention = Callable[[int, torch.Tensor, torch.Tensor | None, Rotation | None], torch.Tensor]
     FeedForward = Callable[[int, torch.Tensor], torch.Tensor]
+
+    class Attention(Protocol):
+        """The attention sublayer of a layer, as `Family.stream` describes."""
+
+        def __call__(
+            self,
+            layer: int,
+            hidden_states: torch.Tensor,
+            key_mask: torch.Tensor | None,
+            rotation: Rotation | None,
+            cache: Any = None,
+        ) -> torch.Tensor: ...
+
 
 Task = Literal["classification", "language"]
 """What a preset of a family is given a head for: a label of the whole sequence, or the next token."""
@@ -47,6 +59,7 @@ class Decoder:
     final_norm: str | None
     positions: tuple[str, int] | None = None
     head_norms: Callable[[int], tuple[str, str]] | None = None
+    scale: Callable[[Any, int], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +73,9 @@ class Family:
     `stream(base_model, attention, feed_forward)` makes every block run its two sublayers through the functions it is
     given, leaving names and parameters as they are. Both take the layer's index and the hidden states [B, S, d] and
     return the hidden states after the whole sublayer, residual and norm included; they may do so in the place of the
-    ones they were given. Attention also takes the padding mask of the keys, bool [B, S] or None, and the cosines and
-    sines [B or 1, S, head_dim] of rotary positions or None.
+    ones they were given. Attention also takes the padding mask of the keys, bool [B, S] or None, the cosines and sines
+    [B or 1, S, head_dim] of rotary positions or None, and the cache of keys and values that transformers hands to a
+    causal block or None; where there is one, the mask covers what it holds, too.
 
     The rest has defaults:
 
@@ -71,7 +85,8 @@ class Family:
     path of such a slot is the linear's and the slot's name, `attn.Wqkv.q` (see `flashsvd.models.linears`).
     `pre_norm` says that a sublayer is x + f(norm(x)) and not norm(x + f(x)); the norm may be an Identity.
     `rotary(config, layer)` is the base theta of rotary positions, pairs (i, i + head_dim / 2) turned by
-    position · theta^(-2i / head_dim); None where positions are part of the embeddings. `window(config, layer)` is
+    position · theta^(-2i / head_dim), or by what a config's rope type makes of it: the angles that come with a call are
+    the model's own. None where positions are part of the embeddings. `window(config, layer)` is
     how far a query sees to either side, both ends included: keys with |query - key| <= window, or every key for None.
     In a family with a slot "gate" the feed-forward is down(activation(gate(x)) * up(x)).
     `decoder` is there for a family of task "language" that the flash engine and the runtime run.

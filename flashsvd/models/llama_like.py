@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from flashsvd.errors import ModelError
 from flashsvd.models.encoders import kernel_activation
-from flashsvd.models.family import Family, Preset
+from flashsvd.models.family import Decoder, Family, Preset, with_methods
 from flashsvd.models.shape import ModelShape, Slot
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+    from flashsvd.models.family import Attention, FeedForward
 
 _PATHS = {
     "q": "self_attn.q_proj",
@@ -65,8 +68,9 @@ def llama_like(
     title: str,
     presets: Mapping[str, Preset],
     window: Callable[[Any, int], int | None] | None = None,
+    head_norms: Callable[[int], tuple[str, str]] | None = None,
 ) -> Family:
-    """A family whose blocks are Llama's; `window(config, layer)` as in `Family`."""
+    """A family whose blocks are Llama's; `window(config, layer)` as in `Family`, `head_norms` as in `Decoder`."""
 
     def shape(config: Any) -> ModelShape:
         heads = config.num_attention_heads
@@ -92,12 +96,20 @@ def llama_like(
         activation=lambda config: (
             config.hidden_act if config.hidden_act == "silu" else kernel_activation(config.hidden_act)
         ),
+        stream=_stream,
         task="language",
         pre_norm=True,
         rotary=_rotary,
         window=window,
+        decoder=Decoder("embed_tokens", "norm", head_norms=head_norms),
         presets=presets,
     )
+
+
+def window_by_layer(config: Any, layer: int) -> int | None:
+    """The window of a family in which only some layers have one."""
+    # transformers counts the query itself.
+    return config.sliding_window - 1 if config.layer_types[layer] == "sliding_attention" else None
 
 
 def _layers(base_model: nn.Module) -> list[nn.Module]:
@@ -105,10 +117,29 @@ def _layers(base_model: nn.Module) -> list[nn.Module]:
 
 
 def _rotary(config: Any, layer: int) -> float:
-    rope = config.rope_parameters
-    if rope["rope_type"] != "default":
-        raise ModelError(
-            f"rotary positions of type {rope['rope_type']!r} have no kernel: expected 'default'; "
-            "use the lowrank engine"
-        )
-    return float(rope["rope_theta"])
+    return float(config.rope_parameters["rope_theta"])
+
+
+def _stream(base_model: nn.Module, attention: Attention, feed_forward: FeedForward) -> None:
+    for index, block in enumerate(_layers(base_model)):
+        stream_block(block, index, attention, feed_forward)
+
+
+def stream_block(block: nn.Module, index: int, attention: Attention, feed_forward: FeedForward) -> None:
+    """Makes a causal block's forward its attention, then its feed-forward, for blocks that are called by keywords."""
+
+    def forward(
+        self: Any,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        cache: Any = None,
+        past_key_values: Any = None,
+        **__: Any,
+    ) -> torch.Tensor:
+        # Until transformers 5.23 the cache went by the other name.
+        kept = past_key_values if cache is None else cache
+        return feed_forward(index, attention(index, hidden_states, attention_mask, position_embeddings, kept))
+
+    with_methods(block, forward=forward)

@@ -26,6 +26,7 @@ PUBLISHED = {
     "modernbert-base": 149.61,
     "modernbert-large": 395.83,
     "qwen2.5-0.5b": 494.03,
+    "qwen3-0.6b": 596.05,
     "roberta-base": 124.65,
     "roberta-large": 355.36,
     "xlm-roberta-base": 278.05,
@@ -37,6 +38,7 @@ POSITIONS = {
     "modernbert-base": 8192,
     "modernbert-large": 8192,
     "qwen2.5-0.5b": 32768,
+    "qwen3-0.6b": 40960,
 }
 
 

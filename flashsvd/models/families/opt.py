@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flashsvd.errors import ModelError
 from flashsvd.models.encoders import kernel_activation
-from flashsvd.models.family import Family
-from flashsvd.models.llama_like import decoder_shape
+from flashsvd.models.family import Decoder, Family
+from flashsvd.models.llama_like import decoder_shape, stream_block
 from flashsvd.models.shape import ModelShape
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from flashsvd.models.family import Attention, FeedForward
 
 _PATHS = {
     "q": "self_attn.q_proj",
@@ -42,6 +45,14 @@ def _layers(base_model: nn.Module) -> list[nn.Module]:
     return list(base_model.get_submodule("decoder.layers").children())
 
 
+def _stream(base_model: nn.Module, attention: Attention, feed_forward: FeedForward) -> None:
+    config: Any = base_model.config
+    if not config.do_layer_norm_before:
+        raise ModelError("this OPT norms after its sublayers, as opt-350m does: use the lowrank engine")
+    for index, block in enumerate(_layers(base_model)):
+        stream_block(block, index, attention, feed_forward)
+
+
 # pre_norm holds for every release but opt-350m, which only the engines that keep the block's own forward run.
 FAMILY = Family(
     model_type="opt",
@@ -51,6 +62,8 @@ FAMILY = Family(
     layers=_layers,
     norm=lambda layer, sublayer: f"decoder.layers.{layer}.{_NORMS[sublayer]}",
     activation=lambda config: kernel_activation(config.activation_function),
+    stream=_stream,
     task="language",
     pre_norm=True,
+    decoder=Decoder("decoder.embed_tokens", "decoder.final_layer_norm", ("decoder.embed_positions", 2)),
 )

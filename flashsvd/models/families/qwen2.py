@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flashsvd.models.family import Preset
-from flashsvd.models.llama_like import llama_like
-
-
-def _window(config: Any, layer: int) -> int | None:
-    # transformers counts the query itself.
-    return config.sliding_window - 1 if config.layer_types[layer] == "sliding_attention" else None
-
+from flashsvd.models.llama_like import llama_like, window_by_layer
 
 FAMILY = llama_like(
     "qwen2",
@@ -33,5 +25,5 @@ FAMILY = llama_like(
             },
         ),
     },
-    window=_window,
+    window=window_by_layer,
 )

@@ -1,0 +1,318 @@
+"""The attention sublayer of a decoder: keys and values of the new tokens go to a cache, and queries see what came
+before them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from flashsvd.engines.heads import Rotation, made_heads, some_heads, turn, turned_heads
+from flashsvd.engines.parts import CausalParts, Heads
+from flashsvd.engines.sublayer import LEAST_TOKENS, Norm, PackedSublayer, batch_slices, plan_slices
+from flashsvd.errors import InputError
+from flashsvd.kernels.linear import linear
+from flashsvd.kernels.norm import fused_norm
+from flashsvd.kernels.rotary import rotate_heads
+
+_LEAST_HIDDEN = 768
+"""The width of hidden states that LEAST_TOKENS is meant for; of wider ones fewer tokens keep a GPU as busy."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """Where keys and values of the new tokens go, and where they then stand among all of them.
+
+    `append` takes k [B, Hk, S, k.width] and v [B, Hk, S, v.width], and gives those of all tokens, [B, Hk, T, ..]. Of
+    these, `columns` come before the first new one, and none that comes after the new ones is a key; None for T - S.
+    """
+
+    append: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    columns: int | torch.Tensor | None = None
+
+
+def past_of(cache: Any, layer: int, seq: int) -> Past:
+    """What a cache of transformers is to `seq` new tokens; anything with its `update` will do, and None is no cache."""
+    if cache is None:
+        return Past(lambda k, v: (k, v))
+    columns = None
+    if hasattr(cache, "get_mask_sizes"):
+        columns = cache.get_seq_length(layer) - cache.get_mask_sizes(seq, layer)[1]
+        if isinstance(columns, torch.Tensor) and seq > 1 and not _capturing(columns):
+            # A prompt that knows where it begins needs no mask.
+            columns = int(columns)
+    return Past(lambda k, v: cache.update(k, v, layer), columns)
+
+
+def _capturing(tensor: torch.Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+class CausalAttention(PackedSublayer[CausalParts]):
+    """Causal attention over a cache. `window`: how far back a query sees, None for all; `head_norms`: what q and k go
+    through before they are turned.
+
+    Few tokens take one product for q, k and v. Of many, k and v are made first, some rows at a time, and then q and
+    what follows it, one slice of the batch or group of heads at a time: beside the hidden states and the new keys and
+    values only these are alive.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], CausalParts],
+        window: int | None,
+        head_norms: tuple[Norm, Norm] | None,
+        norm: Norm | None,
+        backend: str | None,
+    ) -> None:
+        super().__init__(make, norm, True, backend)
+        self.window, self.head_norms = window, head_norms
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        key_mask: torch.Tensor | None = None,
+        rotation: Rotation | None = None,
+        past: Past | None = None,
+    ) -> torch.Tensor:
+        """x [B, S, d], contiguous, is written over and returned. key_mask: bool [B, tokens so far], True = attend, or
+        None; rotation: cosines and sines [B or 1, S, h], None for a family without."""
+        past = past or past_of(None, 0, x.shape[1])
+        parts, seq = self.parts, x.shape[1]
+        p = self._projected(x, 0, None) if x.shape[0] * seq <= self._least(x) else None
+        if p is None:
+            q = None
+            k, v = self._keys_and_values(x, rotation)
+        else:
+            q, k, v = self._heads_of(p, rotation)
+        k_all, v_all = past.append(_by_head(k, parts.k), _by_head(v, parts.v))
+        del k, v
+        columns = k_all.shape[2] - seq if past.columns is None else past.columns
+        if isinstance(columns, int):
+            k_all, v_all = k_all[:, :, : columns + seq], v_all[:, :, : columns + seq]
+        key_mask = _aligned_mask(key_mask, columns, seq, k_all.shape[2])
+        if q is not None:
+            self._attended(x, q, 0, k_all, v_all, columns, key_mask, None)
+        else:
+            self._sliced(x, k_all, v_all, columns, key_mask, rotation)
+        return x if parts.out_bias is None else x.add_(parts.out_bias)
+
+    def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.parts.out[-1], self.parts.out_bias
+
+    def _least(self, x: torch.Tensor) -> int:
+        """Tokens that are not cut."""
+        tokens = LEAST_TOKENS.get(x.device.type, LEAST_TOKENS["cuda"])
+        return max(1, min(tokens, tokens * _LEAST_HIDDEN // x.shape[-1]))
+
+    def _projected(self, x: torch.Tensor, first: int, last: int | None) -> torch.Tensor:
+        """Columns first to last of P, [b, s, columns], of x [b, s, d]."""
+        parts = self.parts
+        if self.norm is not None:
+            x = self.norm(x, bias=None, out=None, backend=self.backend)
+        bias = None if parts.first_bias is None else parts.first_bias[first:last]
+        return linear(x, parts.first[first:last], bias, backend=self.backend)
+
+    def _heads_of(
+        self, p: torch.Tensor, rotation: Rotation | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q, k and v, heads side by side, of the whole of P."""
+        parts = self.parts
+        q, k, v = (made_heads(p, heads) for heads in (parts.q, parts.k, parts.v))
+        q, k = self._normed(q, 0), self._normed(k, 1)
+        if rotation is not None:
+            rotate_heads(q, k, *rotation, backend=self.backend)
+        return q, k, v
+
+    def _keys_and_values(
+        self, x: torch.Tensor, rotation: Rotation | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """k and v of all tokens, made a few rows at a time."""
+        parts, (batch, seq, _) = self.parts, x.shape
+        at = parts.k.at
+        k, v = (x.new_empty(batch, seq, heads.heads * heads.width) for heads in (parts.k, parts.v))
+        rows = max(self._least(x), math.ceil(batch * seq / 8))
+        for b in batch_slices(batch, max(1, rows // seq)):
+            for s in batch_slices(seq, rows if rows < seq else seq):
+                p = self._projected(x[b, s], at, None)
+                made_heads(p, parts.k, shift=at, out=k[b, s])
+                made_heads(p, parts.v, shift=at, out=v[b, s])
+                del p
+        k = self._normed(k, 1)
+        if rotation is not None:
+            turn(k, parts.k.heads, rotation, self.backend)
+        return k, v
+
+    def _sliced(
+        self,
+        x: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        columns: int | torch.Tensor,
+        key_mask: torch.Tensor | None,
+        rotation: Rotation | None,
+    ) -> None:
+        """Queries, attention and output, a slice of the batch and a group of kv heads at a time."""
+        parts, (batch, seq, hidden) = self.parts, x.shape
+        group = parts.q.heads // parts.k.heads
+        # P of q, q and the heads' outputs, and the output projection's rank space.
+        width = parts.k.at + parts.q.heads * (parts.q.width + parts.v.width)
+        width += len(parts.out[0]) if len(parts.out) > 1 else 0
+        plan = plan_slices(
+            batch, seq, width, hidden, parts.k.heads, x.device.type, min(self._least(x), batch * seq)
+        )
+        for b in batch_slices(batch, plan.sequences):
+            part, mask = x[b], None if key_mask is None else key_mask[b]
+            turns = rotation
+            if rotation is not None and len(rotation[0]) > 1:
+                turns = (rotation[0][b], rotation[1][b])
+            p = self._projected(part, 0, parts.k.at)
+            mixed = None
+            for heads in batch_slices(parts.k.heads, plan.heads):
+                last = min(heads.stop, parts.k.heads)
+                some = some_heads(parts.q, heads.start * group, last * group)
+                q = self._queries(p, some, turns)
+                mixed = self._attended(
+                    part,
+                    q,
+                    heads.start,
+                    k[b, heads],
+                    v[b, heads],
+                    columns,
+                    mask,
+                    mixed,
+                    last == parts.k.heads,
+                )
+                del q
+
+    def _queries(self, p: torch.Tensor, heads: Heads, rotation: Rotation | None) -> torch.Tensor:
+        if rotation is None:
+            return self._normed(made_heads(p, heads), 0)
+        if self.head_norms is None:
+            return turned_heads(p, heads, rotation, backend=self.backend)
+        q = self._normed(made_heads(p, heads), 0)
+        turn(q, heads.heads, rotation, self.backend)
+        return q
+
+    def _normed(self, heads: torch.Tensor, which: int) -> torch.Tensor:
+        """Heads of q (0) or k (1) side by side through their norm, if there is one."""
+        if self.head_norms is None:
+            return heads
+        norm = self.head_norms[which]
+        weight: Any = norm.module.weight
+        heads = heads.contiguous()
+        rows = heads.view(-1, weight.shape[0])
+        fused_norm(rows, weight, None, norm.eps, kind=norm.kind, out=rows, backend=self.backend)
+        return heads
+
+    def _attended(
+        self,
+        x: torch.Tensor,
+        q: torch.Tensor,
+        kv_head: int,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        columns: int | torch.Tensor,
+        key_mask: torch.Tensor | None,
+        mixed: torch.Tensor | None,
+        last: bool = True,
+    ) -> torch.Tensor | None:
+        """Adds to x what the query heads of the kv heads from `kv_head` on contribute, once the `last` are there; in
+        between, `mixed` is what has been gathered in the output projection's rank space."""
+        parts = self.parts
+        heads = attend(q, k, v, columns=columns, key_mask=key_mask, window=self.window, scale=parts.scale)
+        rows, into = heads.flatten(0, 1), x.view(-1, x.shape[-1])
+        at = kv_head * (parts.q.heads // parts.k.heads) * parts.v.width
+        share = parts.out[0][:, at : at + rows.shape[1]]
+        if len(parts.out) == 1:
+            into.addmm_(rows, share.T)
+            return None
+        mixed = torch.mm(rows, share.T) if mixed is None else mixed.addmm_(rows, share.T)
+        if last:
+            into.addmm_(mixed, parts.out[1].T)
+        return mixed
+
+
+def _by_head(heads: torch.Tensor, like: Heads) -> torch.Tensor:
+    """[B, S, H·w] as [B, H, S, w], a view."""
+    return heads.unflatten(-1, (like.heads, like.width)).transpose(1, 2)
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    columns: int | torch.Tensor,
+    key_mask: torch.Tensor | None,
+    window: int | None,
+    scale: float,
+) -> torch.Tensor:
+    """softmax(q kᵀ·scale) v of heads at hand, [b, S, H·v's width]: q [b, S, H·w], k [b, Hk, T, w], v [b, Hk, T, w2].
+
+    Query head i reads kv head i // (H / Hk). `columns` of the T keys come before the first query's own; key_mask bool
+    [b, T]. Without a mask, a window that matters or keys that only some queries see, nothing of size [S, T] is made. A
+    token that is masked itself sees at least itself, so that every number is finite.
+    """
+    (batch, seq, _), (_, kv_heads, total, width) = q.shape, k.shape
+    q = q.unflatten(-1, (-1, width)).transpose(1, 2)
+    group = q.shape[1] // kv_heads
+    seen = _seen(seq, total, columns, key_mask, window, q.device)
+    if seq == 1:
+        # The queries that share a kv head are so many rows of it.
+        q = q.reshape(batch, kv_heads, group, width)
+        heads = scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+        return heads.reshape(batch, 1, -1)
+    if seen is None:
+        heads = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=group > 1)
+    else:
+        if group > 1:
+            # With a mask and grouped queries torch has no kernel that leaves the scores on chip.
+            k, v = (part.repeat_interleave(group, 1) for part in (k, v))
+        heads = scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+    return heads.transpose(1, 2).flatten(2)
+
+
+def _seen(
+    seq: int,
+    total: int,
+    columns: int | torch.Tensor,
+    key_mask: torch.Tensor | None,
+    window: int | None,
+    device: torch.device,
+) -> torch.Tensor | None:
+    """Which keys a query sees, bool [b or 1, 1, S, T]; None where that is all up to its own, and these are all."""
+    if window is not None and window >= total - 1:
+        window = None
+    exact = isinstance(columns, int) and columns + seq == total
+    if exact and key_mask is None and window is None and (seq in (1, total)):
+        return None
+    places = torch.arange(seq, device=device)[:, None] + columns
+    gap = places - torch.arange(total, device=device)
+    seen = gap >= 0
+    if window is not None:
+        seen &= gap <= window
+    if key_mask is None:
+        return seen[None, None]
+    return (seen & key_mask[:, None] | (gap == 0))[:, None]
+
+
+def _aligned_mask(
+    key_mask: torch.Tensor | None, columns: int | torch.Tensor, seq: int, total: int
+) -> torch.Tensor | None:
+    """A mask of all tokens so far as one of the keys at hand, [B, total]."""
+    if key_mask is None:
+        return None
+    length = key_mask.shape[1]
+    if not isinstance(columns, int):
+        # Keys that are still to come are behind every query.
+        return pad(key_mask, (0, total - length)) if length < total else key_mask[:, :total]
+    if length < columns + seq:
+        raise InputError(
+            f"the attention mask must cover all {columns + seq} tokens so far, those in the cache too, got {length}"
+        )
+    return key_mask[:, length - columns - seq :]
