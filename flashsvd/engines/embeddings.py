@@ -90,7 +90,8 @@ def _position_ids(module: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> A
     position_ids = given.get("position_ids")
     if position_ids is not None:
         return position_ids
-    past = given.get("past_key_values_length", 0)
+    # transformers 5.23 and later have the first name, those before it the second.
+    past = given.get("cache_length", given.get("past_key_values_length", 0))
     if hasattr(module, "create_position_ids_from_input_ids"):
         return module.create_position_ids_from_input_ids(ids, module.padding_idx, past)
     return module.position_ids[:, past : ids.shape[1] + past]
