@@ -1,4 +1,5 @@
-"""Small models of an encoder, of one with fused linears and of a decoder with grouped queries, in float64."""
+"""Small models of an encoder, of one with fused linears, of a decoder with grouped queries and of one whose weights are
+stored the other way round, in float64."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 import transformers
 
 from flashsvd.kernels.gate import relative_error
-from flashsvd.models.family import families
+from flashsvd.models.family import family_of
 from flashsvd.models.load import LoadedModel, load
 from flashsvd.stats.base import Statistics
 
@@ -30,8 +31,9 @@ _OWN_SIZES: dict[str, dict[str, Any]] = {
     # Layers see a window of other widths: their masks and rotary positions differ.
     "modernbert": {"local_attention": 8, "attention_bias": True, "mlp_bias": True, **_SPECIAL},
     "llama": {"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    "gpt2": {"n_inner": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
 }
-FAMILIES = [name for name in ("bert", "modernbert", "llama") if name in families()]
+FAMILIES = ["bert", "modernbert", "llama", "gpt2"]
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +47,7 @@ def stats_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             )
             classes = (
                 transformers.AutoModelForCausalLM
-                if family == "llama"
+                if family_of(family).task == "language"
                 else transformers.AutoModelForSequenceClassification
             )
             with torch.random.fork_rng():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from flashsvd.models.family import Family, with_methods
+from flashsvd.models.linears import LINEARS
 from flashsvd.models.shape import ModelShape
 
 CHUNK_TOKENS = 2048
@@ -67,7 +68,7 @@ def _place(model: Any, family: Family, layer: int) -> tuple[nn.Module, str] | No
 def _owner(model: Any, family: Family, layer: int, name: str) -> str:
     """The path of the module that calls a slot's linear."""
     path = family.path(layer, name).rpartition(".")[0]
-    fused = isinstance(model.base_model.get_submodule(path), nn.Linear)
+    fused = isinstance(model.base_model.get_submodule(path), LINEARS)
     return path.rpartition(".")[0] if fused else path
 
 

@@ -136,6 +136,8 @@ def _merged(model: Any, target: Target, pairs: Mapping[tuple[int, str], Pair]) -
             )
         path = target.module(layer, name)
         tensors[f"{path}.weight"] = product(pair)
+        if target.family.transposed and not _is_fused(target, name):
+            tensors[f"{path}.weight"] = tensors[f"{path}.weight"].T
         if pair.bias is not None:
             tensors[f"{path}.bias"] = pair.bias
     everything = {**_rest(model, target, {target.module(*key) for key in pairs}), **tensors}
@@ -151,12 +153,17 @@ def _fused(tensors: dict[str, torch.Tensor], target: Target) -> dict[str, torch.
                 parts = [tensors.pop(f"{target.module(layer, name)}.{part}", None) for name in group]
                 given = [tensor for tensor in parts if tensor is not None]
                 if given:
-                    tensors[f"{owner}.{part}"] = torch.cat(given)
+                    whole = torch.cat(given)
+                    turned = target.family.transposed and part == "weight"
+                    tensors[f"{owner}.{part}"] = whole.T if turned else whole
     return tensors
 
 
 def _dense_bias(target: Target, layer: int, name: str) -> str:
     """What the dense model calls the bias that a slot is part of."""
     path = target.module(layer, name)
-    fused = any(name in group for group in target.family.fused)
-    return f"{path.rpartition('.')[0] if fused else path}.bias"
+    return f"{path.rpartition('.')[0] if _is_fused(target, name) else path}.bias"
+
+
+def _is_fused(target: Target, name: str) -> bool:
+    return any(name in group for group in target.family.fused)

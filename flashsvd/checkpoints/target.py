@@ -22,6 +22,7 @@ _HEADS = {
     "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
     "ForTokenClassification": transformers.AutoModelForTokenClassification,
     "ForQuestionAnswering": transformers.AutoModelForQuestionAnswering,
+    "LMHeadModel": transformers.AutoModelForCausalLM,
     "Model": transformers.AutoModel,
 }
 # transformers reads these of old configurations, though it writes them under other names.

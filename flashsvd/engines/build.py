@@ -18,7 +18,7 @@ from flashsvd.engines.stream import stream
 from flashsvd.errors import InputError
 from flashsvd.factors import Factors, LowRank, layout_ranks
 from flashsvd.models.family import Family
-from flashsvd.models.linears import fused_sizes, linear_of
+from flashsvd.models.linears import LINEARS, fused_sizes, linear_of
 from flashsvd.models.load import LoadedModel
 from flashsvd.ranks import RankPlan
 
@@ -111,7 +111,7 @@ def exchange_linears(model: Any, family: Family, plan: RankPlan, *, biased: bool
             continue
         parent_path, _, leaf = family.path(layer, slot.name).rpartition(".")
         parent = model.base_model.get_submodule(parent_path)
-        if isinstance(parent, nn.Linear):
+        if isinstance(parent, LINEARS):
             parent = FusedLinear(parent, fused_sizes(family, plan.shape, layer, slot.name)).train(
                 model.training
             )

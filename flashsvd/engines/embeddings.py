@@ -90,7 +90,7 @@ def _position_ids(module: Any, ids: torch.Tensor, given: Mapping[str, Any]) -> A
     position_ids = given.get("position_ids")
     if position_ids is not None:
         return position_ids
-    # transformers 5.23 and later have the first name, those before it the second.
+    # Its name in transformers 5.24, and in 5.17.
     past = given.get("cache_length", given.get("past_key_values_length", 0))
     if hasattr(module, "create_position_ids_from_input_ids"):
         return module.create_position_ids_from_input_ids(ids, module.padding_idx, past)

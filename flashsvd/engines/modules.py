@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 from torch.nn.functional import linear
+from transformers.pytorch_utils import Conv1D
 
 from flashsvd.kernels.layout import HeadLayout, Projection
 from flashsvd.models.linears import split_rows
@@ -71,7 +72,7 @@ class FusedLinear(nn.Module):
     It starts with dense children that hold views of the linear's rows; `sizes` are their outputs, in order.
     """
 
-    def __init__(self, linear: nn.Linear, sizes: Mapping[str, int]) -> None:
+    def __init__(self, linear: nn.Linear | Conv1D, sizes: Mapping[str, int]) -> None:
         super().__init__()
         for name, part in zip(sizes, split_rows(linear, list(sizes.values())), strict=True):
             self.add_module(name, part)

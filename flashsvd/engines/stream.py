@@ -26,7 +26,7 @@ from flashsvd.engines.parts import CACHES, CacheKind
 from flashsvd.engines.sublayer import Norm, Sublayer, norm_of
 from flashsvd.errors import InputError
 from flashsvd.models.family import Family
-from flashsvd.models.linears import linear_of
+from flashsvd.models.linears import lay_out_rows, linear_of
 from flashsvd.models.shape import ModelShape
 
 ATTENTION = "flashsvd"
@@ -144,10 +144,11 @@ def _attach(
 
 
 def _linears(base_model: nn.Module, family: Family, shape: ModelShape, layer: int) -> dict[str, nn.Module]:
-    """The linears of a layer by slot. Layers that share a right factor are given that of the first of them, which may
-    lie in packed memory by now."""
+    """The linears of a layer by slot, dense weights in rows. Layers that share a right factor are given that of the
+    first of them, which may lie in packed memory by now."""
     found = {}
     for slot in shape.layers[layer]:
+        lay_out_rows(base_model, family, layer, slot.name)
         found[slot.name] = module = linear_of(base_model, family, shape, layer, slot.name)
         first = shape.group(layer, slot.name)[0]
         if first != layer and hasattr(module, "V"):

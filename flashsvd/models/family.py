@@ -83,6 +83,7 @@ class Family:
     task "language" is causal: a query sees no later key.
     `fused` are the groups of slots that the dense model computes with one linear, each in the order of its rows; the
     path of such a slot is the linear's and the slot's name, `attn.Wqkv.q` (see `flashsvd.models.linears`).
+    `transposed` says that the linears are Conv1D modules of transformers, whose weights are [in, out].
     `pre_norm` says that a sublayer is x + f(norm(x)) and not norm(x + f(x)); the norm may be an Identity.
     `rotary(config, layer)` is the base theta of rotary positions, pairs (i, i + head_dim / 2) turned by
     position · theta^(-2i / head_dim), or by what a config's rope type makes of it: the angles that come with a call are
@@ -102,6 +103,7 @@ class Family:
     stream: Callable[[nn.Module, Attention, FeedForward], None] | None = None
     task: Task = "classification"
     fused: tuple[tuple[str, ...], ...] = ()
+    transposed: bool = False
     pre_norm: bool = False
     rotary: Callable[[Any, int], float] | None = None
     window: Callable[[Any, int], int | None] | None = None

@@ -138,7 +138,7 @@ def stream_block(block: nn.Module, index: int, attention: Attention, feed_forwar
         past_key_values: Any = None,
         **__: Any,
     ) -> torch.Tensor:
-        # Until transformers 5.23 the cache went by the other name.
+        # transformers 5.17 passes it by the other name.
         kept = past_key_values if cache is None else cache
         return feed_forward(index, attention(index, hidden_states, attention_mask, position_embeddings, kept))
 

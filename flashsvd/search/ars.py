@@ -26,7 +26,7 @@ from flashsvd.engines.modules import FusedLinear
 from flashsvd.errors import InputError, NonFiniteError, PlanError
 from flashsvd.methods.base import Spectrum
 from flashsvd.models.inputs import Batch
-from flashsvd.models.linears import fused_sizes, linear_of
+from flashsvd.models.linears import LINEARS, fused_sizes, linear_of
 from flashsvd.models.load import LoadedModel
 from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
@@ -265,7 +265,7 @@ def _masked(
     for layer, slot in spectra.shape:
         parent_path, _, leaf = loaded.family.path(layer, slot.name).rpartition(".")
         parent = base.get_submodule(parent_path)
-        if isinstance(parent, nn.Linear):
+        if isinstance(parent, LINEARS):
             parent = FusedLinear(parent, fused_sizes(loaded.family, spectra.shape, layer, slot.name))
             base.set_submodule(parent_path, parent)
         dense = linear_of(loaded.model.base_model, loaded.family, loaded.shape, layer, slot.name)

@@ -27,7 +27,7 @@ from flashsvd.errors import InputError, NonFiniteError
 from flashsvd.methods.base import Spectrum
 from flashsvd.models.family import Family
 from flashsvd.models.inputs import Batch
-from flashsvd.models.linears import fused_sizes
+from flashsvd.models.linears import LINEARS, fused_sizes
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import ModelShape, Slot
 from flashsvd.progress import Progress
@@ -196,7 +196,7 @@ def slot_module(base_model: nn.Module, family: Family, layer: int, name: str) ->
     """The module of a slot alone; None where another computes it along with its own."""
     path = family.path(layer, name)
     owner = base_model.get_submodule(path.rpartition(".")[0])
-    return None if isinstance(owner, nn.Linear) else base_model.get_submodule(path)
+    return None if isinstance(owner, LINEARS) else base_model.get_submodule(path)
 
 
 def place_of(

@@ -12,6 +12,7 @@ from torch import nn
 from flashsvd.errors import FlashSVDError, InputError, NonFiniteError
 from flashsvd.models.family import Family
 from flashsvd.models.inputs import Batch
+from flashsvd.models.linears import LINEARS
 from flashsvd.models.shape import ModelShape, Slot
 from flashsvd.stats.base import InputStats, Need
 
@@ -35,10 +36,10 @@ def input_name(slots: Sequence[Slot], name: str) -> str:
 
 
 def module_of(base_model: nn.Module, family: Family, layer: int, name: str) -> nn.Module:
-    """The module that gets a slot's input: its own, or the nn.Linear that computes several slots."""
+    """The module that gets a slot's input: its own, or the one that computes several slots."""
     path = family.path(layer, name)
     owner = base_model.get_submodule(path.rpartition(".")[0])
-    return owner if isinstance(owner, nn.Linear) else base_model.get_submodule(path)
+    return owner if isinstance(owner, LINEARS) else base_model.get_submodule(path)
 
 
 def points(

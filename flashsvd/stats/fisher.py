@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from flashsvd.errors import InputError, NonFiniteError
 from flashsvd.models.inputs import Batch
-from flashsvd.models.linears import fused_sizes
+from flashsvd.models.linears import LINEARS, fused_sizes
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import Slot
 from flashsvd.stats.accumulate import full_precision, module_of, sequences, wide
@@ -43,7 +43,7 @@ class FisherTaps:
         for layer, slot in shape:
             module = module_of(base, family, layer, slot.name)
             start = 0
-            if any(slot.name in group for group in family.fused) and isinstance(module, nn.Linear):
+            if any(slot.name in group for group in family.fused) and isinstance(module, LINEARS):
                 sizes = fused_sizes(family, shape, layer, slot.name)
                 start = sum(list(sizes.values())[: list(sizes).index(slot.name)])
             rows.setdefault(module, []).append((layer, slot, start))

@@ -154,6 +154,26 @@ def test_slots_of_one_linear_are_merged_into_one(tmp_path: Path) -> None:
         export(model, tmp_path / "factors", "factors")
 
 
+def test_weights_that_are_stored_the_other_way_round_are_exported_so(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.GPT2LMHeadModel(config)
+        for parameter in model.parameters():
+            parameter.data.normal_(std=0.2)
+    model.save_pretrained(tmp_path / "source")
+    loaded = load(str(tmp_path / "source"))
+    # One fused linear in part, one not at all, a square one and an oblong one.
+    compressed = _compressed(loaded, RankPlan.from_text(loaded.shape, "L1.q: 5 *.o: 9 *.down: 8"))
+    export(compressed, tmp_path / "dense", "dense")
+    dense, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "dense", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    with torch.inference_mode():
+        torch.testing.assert_close(dense(IDS).logits, compressed(IDS).logits, rtol=1e-4, atol=1e-5)
+
+
 def test_a_bias_without_a_place_is_an_error_of_dense_and_none_of_factors(
     example: Made, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from flashsvd.engines.build import build
 from flashsvd.engines.hub import load_compressed
 from flashsvd.errors import CheckpointError, ModelError
 from flashsvd.factors import factorise, reconstruct
+from flashsvd.kernels.ffn.activation import activate
 from flashsvd.methods import method_named
 from flashsvd.models.family import Family, families, family_of
 from flashsvd.models.linears import linear_of
@@ -27,6 +28,7 @@ from flashsvd.spectra import compute, weight_of
 IDS = torch.arange(34).reshape(2, 17) % 50
 
 SIZES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_inner": 96},
     "llama": {"head_dim": 24, "num_key_value_heads": 2, "attention_bias": True},
     "mistral": {"head_dim": 16, "num_key_value_heads": 1, "sliding_window": 5},
     "qwen2": {
@@ -90,7 +92,9 @@ def test_every_decoder_is_tested_here() -> None:
 def test_the_shape_is_that_of_the_linears(decoder: Decoder, family: str) -> None:
     loaded = decoder(family)
     names = ("q", "k", "v", "o", "up", "down")
-    assert loaded.shape.slot_names == (names if family == "opt" else (*names[:4], "gate", "up", "down"))
+    assert loaded.shape.slot_names == (
+        names if family in ("gpt2", "opt") else (*names[:4], "gate", "up", "down")
+    )
     for layer, slot in loaded.shape:
         assert weight_of(loaded, layer, slot).shape == (slot.out_features, slot.in_features)
     shape, config = loaded.shape, loaded.model.config
@@ -194,11 +198,9 @@ class Written:
         return self.linear(layer, "o", heads.transpose(1, 2).flatten(-2))
 
     def feed(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        activate = {"silu": torch.nn.functional.silu, "relu": torch.relu}[
-            self.family.activation(self.loaded.model.config)
-        ]
+        activation = self.family.activation(self.loaded.model.config)
         gated = "gate" in self.loaded.shape.slot_names
-        wide = activate(self.linear(layer, "gate" if gated else "up", x))
+        wide = activate(self.linear(layer, "gate" if gated else "up", x), activation)
         return self.linear(layer, "down", wide * self.linear(layer, "up", x) if gated else wide)
 
 

@@ -10,6 +10,7 @@ import transformers
 from flashsvd.errors import ModelError
 from flashsvd.models.encoders import kernel_activation
 from flashsvd.models.family import families, family_of
+from flashsvd.models.linears import linear_of
 from flashsvd.models.load import load, preset_class
 from flashsvd.models.sources import catalogue, resolve, shape_of
 
@@ -21,6 +22,7 @@ PUBLISHED = {
     "distilbert-base": 66.96,
     "electra-base": 109.48,
     "electra-small": 13.55,
+    "gpt2": 124.44,
     "llama-2-7b": 6738.42,
     "llama-3-8b": 8030.26,
     "modernbert-base": 149.61,
@@ -33,6 +35,7 @@ PUBLISHED = {
 }
 
 POSITIONS = {
+    "gpt2": 1024,
     "llama-2-7b": 4096,
     "llama-3-8b": 8192,
     "modernbert-base": 8192,
@@ -57,11 +60,8 @@ def test_a_preset_has_the_published_size_and_its_shape_needs_no_defaults(name: s
     assert shape == family.shape(config)
     assert shape is not None and shape.max_positions == POSITIONS.get(name, 512)
     for layer, slot in shape:
-        path = family.path(layer, slot.name)
-        if any(slot.name in group for group in family.fused):
-            path = path.removesuffix(f".{slot.name}")
-        linear = model.base_model.get_submodule(path)
-        assert linear.in_features == slot.in_features and linear.out_features % slot.out_features == 0
+        weight = linear_of(model.base_model, family, shape, layer, slot.name).weight
+        assert weight.shape == (slot.out_features, slot.in_features)
 
 
 @pytest.mark.parametrize("family", ["roberta", "xlm-roberta"])

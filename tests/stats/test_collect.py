@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flashsvd.errors import Cancelled, InputError, NonFiniteError
 from flashsvd.kernels.gate import relative_error
-from flashsvd.models.linears import linear_of
+from flashsvd.models.linears import LINEARS, linear_of
 from flashsvd.models.load import LoadedModel
 from flashsvd.spectra import weight_of
 from flashsvd.stats import accumulate
@@ -31,7 +31,7 @@ def _unpadded_inputs(loaded: LoadedModel, text: Text) -> dict[tuple[int, str], t
     for layer, slot in loaded.shape:
         path = loaded.family.path(layer, slot.name)
         owner = loaded.model.base_model.get_submodule(path.rpartition(".")[0])
-        module = owner if isinstance(owner, torch.nn.Linear) else loaded.model.base_model.get_submodule(path)
+        module = owner if isinstance(owner, LINEARS) else loaded.model.base_model.get_submodule(path)
         rows = seen.setdefault((layer, slot.name), [])
         handles.append(module.register_forward_pre_hook(lambda _, args, rows=rows: rows.append(args[0][0])))
     with torch.no_grad():

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from flashsvd.errors import InputError
 from flashsvd.kernels.gate import relative_error
+from flashsvd.models.linears import LINEARS
 from flashsvd.models.load import LoadedModel
 from flashsvd.stats import fisher
 from flashsvd.stats.collect import collect
@@ -32,12 +33,13 @@ def _brute_force(loaded: LoadedModel, text: Text) -> dict[tuple[int, str], torch
             for layer, slot in loaded.shape:
                 path = loaded.family.path(layer, slot.name)
                 owner = model.base_model.get_submodule(path.rpartition(".")[0])
-                if isinstance(owner, torch.nn.Linear):
+                fused = isinstance(owner, LINEARS)
+                gradient = (owner if fused else model.base_model.get_submodule(path)).weight.grad
+                gradient = gradient.T if loaded.family.transposed else gradient
+                if fused:
                     group = next(group for group in loaded.family.fused if slot.name in group)
                     sizes = [loaded.shape.slot(layer, name).out_features for name in group]
-                    gradient = owner.weight.grad.split(sizes)[group.index(slot.name)]
-                else:
-                    gradient = model.base_model.get_submodule(path).weight.grad
+                    gradient = gradient.split(sizes)[group.index(slot.name)]
                 squares = gradient.reshape(slot.units, -1, slot.in_features).square().sum(1)
                 total[layer, slot.name] = total.get((layer, slot.name), 0) + squares
     return total
@@ -65,7 +67,7 @@ def _padded_on_the_right(text: Text) -> Text:
 def test_fisher_equals_autograd_sequence_by_sequence(
     loaded: LoadedModel, text: Text, tmp_path: Path, labelled: bool
 ) -> None:
-    causal = type(loaded.model).__name__.endswith("ForCausalLM")
+    causal = loaded.family.task == "language"
     if not causal:
         text = _padded_on_the_right(text)
     if labelled:
