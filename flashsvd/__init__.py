@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flashsvd.compare import compare
     from flashsvd.compression.compress import CompressRequest, compress
-    from flashsvd.curve import accuracy_curve
+    from flashsvd.curve import score_curve
     from flashsvd.engines.build import build
     from flashsvd.engines.hub import load_compressed, register
     from flashsvd.errors import FlashSVDError
@@ -35,7 +35,6 @@ _HOMES = {
     "FlashSVDError": "errors",
     "PlanChoice": "results",
     "RankPlan": "ranks",
-    "accuracy_curve": "curve",
     "build": "engines.build",
     "compare": "compare",
     "compress": "compression.compress",
@@ -44,6 +43,7 @@ _HOMES = {
     "load": "models.load",
     "load_compressed": "engines.hub",
     "register": "engines.hub",
+    "score_curve": "curve",
 }
 
 __all__ = [
@@ -54,7 +54,6 @@ __all__ = [
     "FlashSVDError",
     "PlanChoice",
     "RankPlan",
-    "accuracy_curve",
     "build",
     "compare",
     "compress",
@@ -63,6 +62,7 @@ __all__ = [
     "load",
     "load_compressed",
     "register",
+    "score_curve",
 ]
 
 

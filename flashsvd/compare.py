@@ -1,4 +1,4 @@
-"""One model, one plan, several engines on the same input: latency, memory, accuracy, and whether they agree."""
+"""One model, one plan, several engines on the same input: latency, memory, score, and whether they agree."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from flashsvd.data import check_input_size, evaluation_samples, timing_ids
+from flashsvd.data import check_input_size, timing_ids
 from flashsvd.devices import available_bytes
 from flashsvd.engines.build import build, check_engine, checked_between_layers, weight_bytes
 from flashsvd.engines.stream import check_streams
 from flashsvd.errors import InputError, OutOfMemoryError
+from flashsvd.evaluation.held_out import HeldOut, can_score, held_out
 from flashsvd.factors import factorise
 from flashsvd.kernels.backend import choose
-from flashsvd.measure.accuracy import measure_accuracy
 from flashsvd.measure.fidelity import check_input, judge, outputs, reference_outputs, worst_error
 from flashsvd.measure.latency import time_engines
 from flashsvd.measure.machine import describe_machine
@@ -34,7 +34,7 @@ _TIMING_SECONDS = {"cpu": 12.0, "cuda": 20.0}
 def compare(
     request: CompareRequest, session: Session | None = None, progress: Progress | None = None
 ) -> Comparison:
-    """Runs every engine that the request names on one batch, and scores each on held-out pieces.
+    """Runs every engine that the request names on one batch, and scores each on the model's held-out set.
 
     progress: called often, also between layers; may raise Cancelled.
 
@@ -102,6 +102,7 @@ def _measure(
         budget_seconds=_TIMING_SECONDS[device.type],
         progress=lambda share: stage.begin("Timing", 0.3 + 0.25 * share),
     )
+    held = held_out(loaded, request.samples, request.seed) if can_score(loaded) else None
     runs = []
     for index, name in enumerate(asked):
         share = 0.55 + 0.45 * index / len(asked)
@@ -112,7 +113,9 @@ def _measure(
             if device.type == "cuda"
             else peak_activation_bytes(timeline)
         )
-        metric = _score(request, loaded, models[name], name, stage, share, 0.45 / len(asked))
+        metric = None
+        if held is not None:
+            metric = _score(held, models[name], name, stage, share, 0.45 / len(asked))
         quantiles, repeats = latency[name]
         runs.append(
             EngineRun(
@@ -222,24 +225,6 @@ def _what(request: CompareRequest) -> str:
     return f"batch {request.batch} x {request.seq} tokens of {request.model}"
 
 
-def _score(
-    request: CompareRequest,
-    loaded: LoadedModel,
-    model: Any,
-    name: str,
-    stage: _Stage,
-    start: float,
-    span: float,
-) -> Metric | None:
-    samples = evaluation_samples(loaded, request.samples, request.seed)
-    if samples is None or not loaded.trained:
-        return None
-    words = f"Scoring {name} on {len(samples.labels)} held-out pieces"
-    return measure_accuracy(
-        model,
-        samples.encoded,
-        samples.labels,
-        pad_id=samples.pad_id,
-        seed=request.seed,
-        progress=lambda share: stage.begin(words, start + span * share),
-    )
+def _score(held: HeldOut, model: Any, name: str, stage: _Stage, start: float, span: float) -> Metric:
+    words = f"Scoring {name} on {held.words}"
+    return held.score(model, lambda share: stage.begin(words, start + span * share))

@@ -1,44 +1,39 @@
-"""What the rank costs: accuracy and divergence against keep, one decomposition per matrix for the whole curve."""
+"""What the rank costs: score and divergence against keep, one decomposition per matrix for the whole curve."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
-
-import torch
+from typing import Any, TypeVar
 
 from flashsvd.allocate import Budget, Costs, uniform
 from flashsvd.compare import model_info
-from flashsvd.data import evaluation_samples
 from flashsvd.engines.build import build, checked_between_layers
-from flashsvd.errors import InputError, ModelError
+from flashsvd.errors import InputError
+from flashsvd.evaluation.held_out import Tell, held_out
 from flashsvd.factors import factorise
-from flashsvd.measure.divergence import divergence, log_probabilities
 from flashsvd.measure.machine import describe_machine
-from flashsvd.measure.scores import accuracy_metric, agreement_metric, kl_metric
 from flashsvd.methods import method_named
-from flashsvd.models.inputs import Batch
-from flashsvd.models.load import LoadedModel
 from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Curve, CurvePoint, CurveRequest
 from flashsvd.search.allocators import ALLOCATORS, NEED_TEXT, plan_for
 from flashsvd.search.text_split import TextSplit
 from flashsvd.session import Session
-from flashsvd.tasks.encoding import Encoded, pad_batches
 
-_BATCH = 32
+Scores = TypeVar("Scores")
 
 
-def accuracy_curve(
+def score_curve(
     request: CurveRequest,
     session: Session | None = None,
     progress: Progress | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
 ) -> Curve:
-    """Scores the allocator's plan at every keep on the same held-out pieces; the low-rank engine runs them.
+    """Scores the allocator's plan at every keep on the model's held-out set; the low-rank engine runs them.
+
+    The score is the accuracy of a classifier and the perplexity of a language model.
 
     on_point: called with each point as it is measured.
 
@@ -53,11 +48,7 @@ def accuracy_curve(
     started = time.perf_counter()
     report("Loading the model", 0.0)
     loaded = session.model(request.model, request.dtype, request.device, request.per_head)
-    samples = evaluation_samples(loaded, request.samples, request.seed)
-    if samples is None or not loaded.trained:
-        raise ModelError(f"{loaded.name} has no held-out set to score: accuracy does not apply")
-    batches = pad_batches(Encoded(samples.encoded, None, samples.labels), _BATCH, samples.pad_id)
-    labels = torch.cat([batch["labels"] for batch in batches])
+    held = held_out(loaded, request.samples, request.seed)
     method = method_named(request.method)
     spectra, decompositions = session.spectra(
         loaded, method.spec, lambda stage, share: report(stage, 0.02 + 0.08 * share), request.calibration
@@ -79,27 +70,33 @@ def accuracy_curve(
             progress=lambda stage, share: report(f"{words}: {stage}", 0.1 + 0.9 * step / steps),
         ).plan
 
-    def predict(words: str, step: int, model: Any) -> list[torch.Tensor]:
-        return _predict(
-            model, loaded, batches, lambda share: report(words, 0.1 + 0.9 * (step + share) / steps)
-        )
+    def heard(run: Callable[[Any, Tell], Scores], model: Any, words: str, step: int) -> Scores:
+        """Reports the share done, also between layers."""
+        done = 0.0
 
-    dense = predict("Scoring the dense model", 0, loaded.model)
+        def tell(share: float) -> None:
+            nonlocal done
+            done = share
+            report(words, 0.1 + 0.9 * (step + share) / steps)
+
+        with checked_between_layers(model, loaded.family, lambda: tell(done)):
+            return run(model, tell)
+
+    dense = heard(held.score, loaded.model, "Scoring the dense model", 0)
     points = []
     for step, keep in enumerate(sorted(request.keeps), start=1):
         words = f"Keep {keep:.2f} ({step} of {steps - 1})"
         plan = plan_at(words, step, keep)
         model = build(loaded, "lowrank", factorise(loaded, spectra, plan), plan, method=method.spec)
-        found = predict(words, step, model)
-        apart = divergence(dense, found)
+        found = heard(held.beside_dense, model, words, step)
         point = CurvePoint(
             keep,
             plan.keep,
             plan.kept_parameters,
             plan.to_text(),
-            accuracy_metric(torch.cat(found).argmax(-1).numpy(), labels.numpy(), seed=request.seed),
-            kl_metric(apart, request.seed),
-            agreement_metric(apart, request.seed),
+            found.metric,
+            found.kl,
+            found.agreement,
         )
         points.append(point)
         if on_point:
@@ -114,7 +111,7 @@ def accuracy_curve(
         seed=request.seed,
         decompositions=decompositions,
         seconds=time.perf_counter() - started,
-        dense=accuracy_metric(torch.cat(dense).argmax(-1).numpy(), labels.numpy(), seed=request.seed),
+        dense=dense,
         points=tuple(points),
         calibration=request.calibration if method.needs or text else None,
         allocator=request.allocator,
@@ -131,18 +128,3 @@ def _check(request: CurveRequest) -> None:
         raise InputError(f"allocator must be one of {', '.join(ALLOCATORS)}, got {request.allocator!r}")
     if request.samples < 1:
         raise InputError(f"samples must be at least 1, got {request.samples}")
-
-
-def _predict(
-    model: Any, loaded: LoadedModel, batches: Sequence[Batch], tell: Callable[[float], None]
-) -> list[torch.Tensor]:
-    """Log-probabilities, batch by batch; `tell` hears the share done, also between layers."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done = count
-        tell(done / len(batches))
-
-    with checked_between_layers(model, loaded.family, lambda: tell(done / len(batches))):
-        return log_probabilities(model, batches, advance)

@@ -1,14 +1,18 @@
-"""Inputs: held-out pieces with labels, and full batches for timing."""
+"""Inputs: held-out pieces with labels, held-out text, and full batches for timing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
 
 from flashsvd.errors import InputError, ModelError
+from flashsvd.measure.perplexity import is_causal
 from flashsvd.models.load import LoadedModel
+from flashsvd.tasks.base import Examples
+from flashsvd.tasks.encoding import LONGEST, token_stream, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -30,25 +34,61 @@ def evaluation_samples(loaded: LoadedModel, count: int, seed: int) -> Samples | 
     """
     if not type(loaded.model).__name__.endswith("ForSequenceClassification"):
         return None
-    return _held_out(loaded, count, seed)
+    frame = _held_out(loaded, ["text", "label"])
+    if frame is None or loaded.tokenizer is None:
+        return None
+    drawn = _drawn(frame, count, seed)
+    return Samples(
+        tuple(map(tuple, _encoded(loaded, drawn))),
+        tuple(map(int, drawn["label"])),
+        loaded.tokenizer.pad_token_id or 0,
+    )
 
 
-def _held_out(loaded: LoadedModel, count: int, seed: int) -> Samples | None:
+def evaluation_tokens(loaded: LoadedModel, windows: int) -> torch.Tensor | None:
+    """The first windows of a causal language model's held-out text, as one run of token ids [N]; None where it has
+    none. One token more than the windows hold: the last one is only predicted.
+
+    Raises:
+        ModelError: the evaluation file is not a Parquet table with a column text.
+    """
+    if not is_causal(loaded.model):
+        return None
+    frame = _held_out(loaded, ["text"])
+    if frame is None:
+        return None
+    examples = Examples(tuple(map(str, frame["text"])), None, None)
+    tokens = token_stream(examples, loaded.tokenizer)[: windows * window_of(loaded) + 1]
+    return tokens if len(tokens) > 1 else None
+
+
+def window_of(loaded: LoadedModel) -> int:
+    """Tokens of a window of plain text: the model's positions, up to 2048."""
+    return min(loaded.shape.max_positions, LONGEST)
+
+
+def _held_out(loaded: LoadedModel, columns: list[str]) -> pd.DataFrame | None:
+    """These columns of the evaluation set; None for a model without one, or without a tokenizer to read it."""
     if loaded.evaluation is None or loaded.tokenizer is None:
         return None
     try:
-        frame = pd.read_parquet(loaded.evaluation, columns=["text", "label"])
+        return pd.read_parquet(loaded.evaluation, columns=columns)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{loaded.evaluation} is no evaluation set: expected Parquet with text and label ({error})"
+            f"{loaded.evaluation} is no evaluation set: expected Parquet with {' and '.join(columns)} ({error})"
         ) from None
-    drawn = frame.sample(n=min(count, len(frame)), random_state=seed)
-    encoded = loaded.tokenizer(
-        drawn["text"].tolist(), truncation=True, max_length=loaded.shape.max_positions
-    )["input_ids"]
-    return Samples(
-        tuple(map(tuple, encoded)), tuple(map(int, drawn["label"])), loaded.tokenizer.pad_token_id or 0
+
+
+def _drawn(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    return frame.sample(n=min(count, len(frame)), random_state=seed)
+
+
+def _encoded(loaded: LoadedModel, frame: pd.DataFrame) -> list[list[int]]:
+    """Token ids of each text, cut at the model's positions."""
+    found: Any = tokenizer_of(loaded)(
+        frame["text"].tolist(), truncation=True, max_length=loaded.shape.max_positions
     )
+    return list(found["input_ids"])
 
 
 def check_input_size(loaded: LoadedModel, batch: int, seq: int) -> None:
@@ -66,9 +106,10 @@ def timing_ids(loaded: LoadedModel, batch: int, seq: int, seed: int) -> torch.Te
     No padding, so that the dense baseline keeps its fastest path.
     """
     check_input_size(loaded, batch, seq)
-    samples = _held_out(loaded, count=4096, seed=seed)
-    if samples is not None:
-        stream = torch.tensor([token for piece in samples.encoded for token in piece])
+    frame = _held_out(loaded, ["text"])
+    if frame is not None:
+        pieces = _encoded(loaded, _drawn(frame, 4096, seed))
+        stream = torch.tensor([token for piece in pieces for token in piece])
         if len(stream) > 0:
             positions = torch.arange(batch * seq) % len(stream)
             return stream[positions].reshape(batch, seq).to(loaded.device)

@@ -71,7 +71,7 @@ class Quantiles:
 @dataclass(frozen=True)
 class Metric:
     """A score with its 95 % interval. `floor` is what always naming the commonest class scores on the same samples,
-    where that means something.
+    where that means something. n: how many pieces, or tokens of a language model, were scored.
     """
 
     name: str
@@ -81,6 +81,17 @@ class Metric:
     high: float
     floor: float | None
     seed: int
+    counted: str = "pieces"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """True of perplexity and of divergence, False of shares of right answers and of correlations."""
+        return self.name in ("perplexity", "kl")
+
+    @property
+    def unit(self) -> str:
+        """What the value is in: "nats" of KL, "" of perplexity, and "%" of what is shown in percent of a whole."""
+        return {"perplexity": "", "kl": "nats"}.get(self.name, "%")
 
 
 @dataclass(frozen=True)
@@ -159,8 +170,8 @@ OWN_TEXT = Calibration()
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What a comparison is asked to run. `samples` bounds the held-out pieces that are scored; a whole plan decides
-    `per_head` itself.
+    """What a comparison is asked to run. `samples` bounds the held-out pieces that are scored, or the windows of
+    held-out text; a whole plan decides `per_head` itself.
     """
 
     model: str
@@ -180,8 +191,9 @@ class CompareRequest:
 
 @dataclass(frozen=True)
 class CurveRequest:
-    """What an accuracy-against-keep curve is asked to run. allocator: of `flashsvd.search.allocators`; it looks at the
-    calibration text where it needs some.
+    """What a curve of the score against keep is asked to run. samples: held-out pieces, or windows of held-out text,
+    that are scored at most. allocator: of `flashsvd.search.allocators`; it looks at the calibration text where it
+    needs some.
     """
 
     model: str
@@ -241,7 +253,8 @@ class Comparison:
 class CurvePoint:
     """One point: what was asked and what the plan really keeps, of the factored linears.
 
-    kl: mean KL(dense ‖ compressed) in nats over the same samples; agreement: share of equal most likely classes.
+    kl: mean KL(dense ‖ compressed) in nats over the same samples; agreement: share of equal most likely classes, or
+    next tokens.
     """
 
     asked_keep: float
@@ -255,8 +268,8 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy against keep for one method. `decompositions` counts the SVDs that were computed for it; `calibration`
-    is what a data-aware method or allocator looked at, None for others.
+    """Accuracy, or the perplexity of a language model, against keep for one method. `decompositions` counts the SVDs
+    that were computed for it; `calibration` is what a data-aware method or allocator looked at, None for others.
     """
 
     created: str

@@ -111,3 +111,53 @@ def scored_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     table[:60].to_parquet(folder / "evaluation.parquet")
     table[60:].to_parquet(folder / "calibration.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def language_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small LlamaForCausalLM with a tokenizer and sets of text that it wrote itself: none predicts it better."""
+    import pandas as pd
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    config = LlamaConfig(
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=96,
+        vocab_size=40,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).eval()
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                # Linears of which half can be cut, as of trained ones: their singular values fall.
+                fall = torch.logspace(0, -2, parameter.shape[1]) if name.endswith("proj.weight") else 1.0
+                parameter.data.normal_(std=0.25).mul_(fall)
+        written = model.generate(
+            torch.full((60, 1), 2), do_sample=True, top_k=0, max_new_tokens=30, suppress_tokens=[0, 1, 2, 3]
+        )
+    folder = tmp_path_factory.mktemp("language")
+    model.save_pretrained(folder)
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[BOS]": 2, "[EOS]": 3, **{f"w{n}": n for n in range(4, 40)}}
+    reader = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    reader.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    reader.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=[("[BOS]", 2)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=reader,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        bos_token="[BOS]",
+        eos_token="[EOS]",
+    ).save_pretrained(folder)
+    texts = [" ".join(f"w{token}" for token in row[1:]) for row in written.tolist()]
+    table = pd.DataFrame({"text": texts, "source": [f"{row}.txt" for row in range(len(texts))]})
+    table[:40].to_parquet(folder / "evaluation.parquet")
+    table[40:].to_parquet(folder / "calibration.parquet")
+    return folder

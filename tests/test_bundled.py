@@ -10,11 +10,11 @@ import torch
 
 from flashsvd.allocate import uniform
 from flashsvd.compare import compare
-from flashsvd.curve import accuracy_curve
+from flashsvd.curve import score_curve
 from flashsvd.data import evaluation_samples
 from flashsvd.engines.build import build
+from flashsvd.evaluation.held_out import held_out
 from flashsvd.factors import factorise
-from flashsvd.measure.accuracy import measure_accuracy
 from flashsvd.methods import method_named
 from flashsvd.models.load import load
 from flashsvd.paths import assets, bundled_models
@@ -53,9 +53,7 @@ def test_the_dense_model_scores_what_its_card_says() -> None:
     """On a seeded third of the held-out pieces; the whole set is what the card reports."""
     loaded = load("stdlib-bert")
     card = json.loads((FOLDER / "card.json").read_text())
-    samples = evaluation_samples(loaded, 600, seed=1)
-    assert samples is not None
-    metric = measure_accuracy(loaded.model, samples.encoded, samples.labels, pad_id=samples.pad_id, seed=1)
+    metric = held_out(loaded, 600, seed=1).score(loaded.model)
     assert metric.low <= card["accuracy"] <= metric.high
     assert card["accuracy"] >= 0.85
 
@@ -74,7 +72,7 @@ def test_full_rank_is_dense() -> None:
 
 @pytest.mark.slow
 def test_accuracy_falls_with_keep_from_dense_to_near_chance() -> None:
-    curve = accuracy_curve(CurveRequest("stdlib-bert", (0.02, 0.1, 0.2, 1.0), samples=200))
+    curve = score_curve(CurveRequest("stdlib-bert", (0.02, 0.1, 0.2, 1.0), samples=200))
     values = [point.metric.value for point in curve.points]
     assert values == sorted(values)
     assert values[0] < 3 * curve.dense.floor and values[-1] == curve.dense.value > 0.8

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flashsvd.compare import compare
-from flashsvd.curve import accuracy_curve
+from flashsvd.curve import score_curve
 from flashsvd.errors import Cancelled, FlashSVDError, InputError, ModelError, OutOfMemoryError, PlanError
 from flashsvd.models.load import load
 from flashsvd.ranks import RankPlan
@@ -165,7 +165,7 @@ def test_cancel_is_heard_between_layers(request_: CompareRequest) -> None:
 def test_the_curve_scores_every_keep_from_one_decomposition(scored_folder: Path, tmp_path: Path) -> None:
     seen = []
     keeps = (1.0, 0.1, 0.5)
-    curve = accuracy_curve(CurveRequest(str(scored_folder), keeps, samples=40), on_point=seen.append)
+    curve = score_curve(CurveRequest(str(scored_folder), keeps, samples=40), on_point=seen.append)
     assert [point.asked_keep for point in curve.points] == sorted(keeps)
     assert seen == list(curve.points)
     assert curve.decompositions in (0, 18)
@@ -177,12 +177,12 @@ def test_the_curve_scores_every_keep_from_one_decomposition(scored_folder: Path,
 @pytest.mark.parametrize("keeps", [(), (0.0,), (1.2,)])
 def test_a_curve_over_nothing_is_refused(scored_folder: Path, keeps: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="keep"):
-        accuracy_curve(CurveRequest(str(scored_folder), keeps))
+        score_curve(CurveRequest(str(scored_folder), keeps))
 
 
 def test_random_weights_have_no_curve() -> None:
     with pytest.raises(ModelError, match="accuracy does not apply"):
-        accuracy_curve(CurveRequest("bert-base", (0.5,)))
+        score_curve(CurveRequest("bert-base", (0.5,)))
 
 
 @pytest.mark.gpu

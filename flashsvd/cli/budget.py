@@ -39,7 +39,13 @@ def budget(
             help="Instead: the smallest model that loses at most this, such as 1% (or 0.05 nats of KL)."
         ),
     ] = None,
-    metric: Annotated[str, typer.Option(help="What --max-loss is of: accuracy or kl.")] = "accuracy",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="What --max-loss is of: accuracy, in points; perplexity, as a rise in percent; or kl, in nats. "
+            "The model's own score if left out."
+        ),
+    ] = None,
     allocator: options.Allocator = "calibrated",
     method: options.Method = "svd",
     out: Annotated[Path | None, typer.Option(help="Write the plan as JSON.")] = None,
@@ -101,7 +107,7 @@ def _asked(
     flops: str | None,
     latency_ms: float | None,
     max_loss: str | None,
-    metric: str,
+    metric: str | None,
 ) -> tuple[Any, float]:
     """The one budget that was given, as its kind and amount."""
     from flashsvd.allocate.amounts import parse_bytes, parse_count, parse_share
@@ -129,7 +135,7 @@ def _asked(
             raise InputError(f"--latency-ms must be above 0, got {latency_ms:g}")
         return "latency_ms", latency_ms
     assert max_loss is not None
-    if metric == "accuracy":
+    if metric != "kl":
         return "max_loss", parse_share(max_loss, "--max-loss")
     try:
         return "max_loss", float(max_loss)
@@ -161,28 +167,30 @@ def _print_answer(result: BudgetAnswer) -> None:
         for row in result.candidates:
             print(f"  {row.name:<24} keep {row.keep:.3f}  KL {row.kl:.4g}")
     if result.score and result.dense_score:
-        print(f"accuracy {_metric(result.score)}, dense {_metric(result.dense_score)}")
+        print(f"{result.score.name} {_metric(result.score)}, dense {_metric(result.dense_score)}")
     print(f"{result.seconds:.0f} s")
 
 
 def _print_smallest(result: Smallest) -> None:
-    words = (
-        f"{result.limit:.1%} of accuracy" if result.metric == "accuracy" else f"{result.limit:g} nats of KL"
-    )
-    print(f"{'keep':>6}  {'parameters':>11}  {'KL':>8}  accuracy (95 %)")
+    words = {
+        "accuracy": f"at most {result.limit:.1%} of accuracy lost",
+        "perplexity": f"perplexity at most {result.limit:.1%} over dense",
+        "kl": f"at most {result.limit:g} nats of KL lost",
+    }[result.metric]
+    print(f"{'keep':>6}  {'parameters':>11}  {'KL':>8}  {result.dense.name} (95 %)")
     for row in result.tried:
         verdict = "passes" if row.passes else "fails"
-        score = _metric(row.accuracy) if row.accuracy else ""
+        score = _metric(row.score) if row.score else ""
         kl = "" if row.kl is None else f"{row.kl:.4f}"
         print(f"{row.keep:6.3f}  {row.kept_parameters:11,}  {kl:>8}  {score}  {verdict}")
     print(f"dense {_metric(result.dense)}")
     if result.plan is None or result.passes is None:
-        print(f"not reachable with at most {words} lost: the best is keep {result.best.keep:.3f}")
+        print(f"not reachable with {words}: the best is keep {result.best.keep:.3f}")
         return
     below = (
         "nothing smaller was tried" if result.fails is None else f"keep {result.fails.keep:.3f} loses more"
     )
-    print(f"smallest with at most {words} lost: keep {result.passes.keep:.3f}; {below}")
+    print(f"smallest with {words}: keep {result.passes.keep:.3f}; {below}")
     print(result.plan.summary())
     print(f"{result.seconds:.0f} s")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flashsvd.cli import options
 from flashsvd.cli.keeping import keep_run
+from flashsvd.cli.numbers import interval, number
 from flashsvd.cli.progress import progress_bar
 from flashsvd.errors import format_bytes
 
@@ -73,8 +74,10 @@ def _print(result: Comparison) -> None:
         f"{result.dtype}, {result.machine.label}"
     )
     console.print(result.plan.summary(), soft_wrap=True)
+    scored = next((run.metric for run in result.runs if run.metric), None)
+    score = scored.name if scored else "accuracy"
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for heading in ("engine", "ms", "p20-p80", "activations", "weights", "accuracy", "95 %", "vs lowrank"):
+    for heading in ("engine", "ms", "p20-p80", "activations", "weights", score, "95 %", "vs lowrank"):
         table.add_column(heading, no_wrap=True)
     for run in result.runs:
         latency, metric = run.latency_ms, run.metric
@@ -84,17 +87,17 @@ def _print(result: Comparison) -> None:
             f"{_milliseconds(latency.p20)}-{_milliseconds(latency.p80)}",
             format_bytes(run.peak_activation_bytes),
             format_bytes(run.weight_bytes),
-            f"{metric.value:.3f}" if metric else "-",
-            f"{metric.low:.3f}-{metric.high:.3f}" if metric else "-",
+            number(metric.value) if metric else "-",
+            interval(metric) if metric else "-",
             _agreement(run),
         )
     console.print(table)
-    scored = next((run.metric for run in result.runs if run.metric), None)
     if scored is None:
         console.print("Accuracy does not apply: random weights, or no held-out set.")
-    else:
-        floor = "" if scored.floor is None else f"; the commonest class alone scores {scored.floor:.3f}"
-        console.print(f"Accuracy on {scored.n} held-out pieces{floor}.")
+        return
+    floor = "" if scored.floor is None else f"; the commonest class alone scores {scored.floor:.3f}"
+    better = "; lower is better" if scored.lower_is_better else ""
+    console.print(f"{scored.name.capitalize()} on {scored.n} held-out {scored.counted}{floor}{better}.")
 
 
 def _agreement(run: EngineRun) -> str:

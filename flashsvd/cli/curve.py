@@ -1,4 +1,4 @@
-"""`curve`: accuracy and divergence against keep, of one method or several."""
+"""`curve`: accuracy or perplexity, and divergence, against keep, of one method or several."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import typer
 
 from flashsvd.cli import options
 from flashsvd.cli.keeping import keep_run
+from flashsvd.cli.numbers import interval, number
 from flashsvd.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from flashsvd.results import Curve, Metric
+    from flashsvd.results import Curve
 
 
 def curve(
@@ -61,7 +62,7 @@ def curve(
         for spec in options.parse_methods(method)
         for draw in (seeds if method_named(spec).needs or allocator in NEED_TEXT else seeds[:1])
     ]
-    from flashsvd.curve import accuracy_curve
+    from flashsvd.curve import score_curve
     from flashsvd.session import Session
 
     session, results = Session(), []
@@ -72,7 +73,7 @@ def curve(
             def tell(stage: str, share: float, done: int = number, words: str = words) -> None:
                 progress(words + stage, (done + share) / len(requests))
 
-            results.append(accuracy_curve(request, session, tell))
+            results.append(score_curve(request, session, tell))
     if as_json:
         found = [to_json(result) for result in results]
         print(json.dumps(found[0] if len(found) == 1 else {"curves": found}))
@@ -88,28 +89,29 @@ def _print(results: Sequence[Curve]) -> None:
 
     several = len(results) > 1
     table = Table(box=None, padding=(0, 1, 0, 0))
-    headings = ("keep", "parameters", "accuracy", "95 %", "KL to dense", "95 %", "same class")
+    dense = results[0].dense
+    same = "same token" if dense.name == "perplexity" else "same class"
+    headings = ("keep", "parameters", dense.name, "95 %", "KL to dense", "95 %", same)
     for heading in ("method", "draw", *headings) if several else headings:
         table.add_column(heading, no_wrap=True, justify="left" if heading in ("method", "95 %") else "right")
     for result in results:
         draw = str(result.calibration.seed) if result.calibration else "-"
         for point in result.points:
-            row = [f"{point.keep:.3f}", f"{point.kept_parameters:,}", f"{point.metric.value:.3f}"]
-            row += [_interval(point.metric, 3)]
-            row += [f"{point.kl.value:.4f}", _interval(point.kl, 4)] if point.kl else ["-", "-"]
+            row = [f"{point.keep:.3f}", f"{point.kept_parameters:,}", number(point.metric.value)]
+            row += [interval(point.metric)]
+            row += [f"{point.kl.value:.4f}", interval(point.kl, 4)] if point.kl else ["-", "-"]
             row.append(f"{point.agreement.value:.3f}" if point.agreement else "-")
             table.add_row(*([result.method, draw, *row] if several else row))
     # A pipe has no width of its own, and rich would cut every column to fit 80.
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
-    dense = results[0].dense
     floor = "" if dense.floor is None else f", commonest class {dense.floor:.3f}"
-    console.print(f"dense {dense.value:.3f} ({_interval(dense, 3)}){floor}, n {dense.n}", soft_wrap=True)
+    better = "lower is better, " if dense.lower_is_better else ""
+    console.print(
+        f"dense {number(dense.value)} ({interval(dense)}){floor}, {better}n {dense.n} {dense.counted}",
+        soft_wrap=True,
+    )
     calibrated = next((result.calibration for result in results if result.calibration), None)
     if calibrated:
         text = calibrated.text or "the model's own calibration set"
         console.print(f"calibrated on {text}, at most {calibrated.samples} pieces", soft_wrap=True)
-
-
-def _interval(metric: Metric, digits: int) -> str:
-    return f"{metric.low:.{digits}f}-{metric.high:.{digits}f}"

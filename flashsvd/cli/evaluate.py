@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashsvd.cli import options
+from flashsvd.cli.numbers import interval, number
 from flashsvd.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from flashsvd.evaluation.evaluate import Evaluation
-    from flashsvd.results import Metric, PlanChoice
+    from flashsvd.results import PlanChoice
 
 Task = Annotated[
     str | None,
@@ -100,7 +101,13 @@ def _print(result: Evaluation) -> None:
     extra = [metric for metric in (result.kl, result.agreement) if metric is not None]
     for metric in (*result.scores, *extra):
         name = f"{metric.name} to {result.against}" if metric in extra else metric.name
-        table.add_row(name, _number(metric.value), _interval(metric), f"{metric.n:,}", _number(metric.floor))
+        table.add_row(
+            name,
+            number(metric.value),
+            interval(metric, between=" to "),
+            f"{metric.n:,}",
+            number(metric.floor),
+        )
     console.print(table)
     if result.perplexity is not None:
         found = result.perplexity
@@ -110,13 +117,3 @@ def _print(result: Evaluation) -> None:
     if result.layer_errors:
         worst = ", ".join(f"{layer.place} {layer.error:.1%}" for layer in result.layer_errors)
         console.print(f"largest relative output errors: {worst}", soft_wrap=True, highlight=False)
-
-
-def _interval(metric: Metric) -> str:
-    return f"{_number(metric.low)} to {_number(metric.high)}"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"

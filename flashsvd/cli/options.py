@@ -51,7 +51,9 @@ Seq = Annotated[int, typer.Option(help="Tokens in each.")]
 Dtype = Annotated[str, typer.Option(help="fp32, fp16 or bf16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Engines = Annotated[str, typer.Option(help="Comma-separated: dense, lowrank, flash.")]
-Samples = Annotated[int, typer.Option(help="Held-out pieces to score at most.")]
+Samples = Annotated[
+    int, typer.Option(help="Held-out pieces, or windows of a language model's text, to score at most.")
+]
 Repeats = Annotated[int, typer.Option(help="Timed repeats of each engine at most.")]
 Seed = Annotated[int, typer.Option(help="Seed of the drawn samples.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

@@ -33,7 +33,7 @@ def record(
     seed: options.Seed = 0,
     grid: Annotated[str, typer.Option(help="Keeps of the curve: FIRST:LAST:STEP or a list.")] = "0.1:1.0:0.1",
 ) -> None:
-    """Run a comparison and, where the model can be scored, its accuracy curve, and save both as one recording."""
+    """Run a comparison and, where the model can be scored, its curve of scores, and save both as one recording."""
     from flashsvd.results import Calibration, CompareRequest, CurveRequest
 
     request = CompareRequest(
@@ -52,7 +52,7 @@ def record(
     )
     keeps = options.parse_grid(grid)
     from flashsvd.compare import compare
-    from flashsvd.curve import accuracy_curve
+    from flashsvd.curve import score_curve
     from flashsvd.recording import Recording, write
     from flashsvd.session import Session
 
@@ -64,7 +64,7 @@ def record(
             asked = CurveRequest(
                 model, keeps, method, per_head, dtype, device, samples, seed, request.calibration
             )
-            curve = accuracy_curve(asked, session, progress)
+            curve = score_curve(asked, session, progress)
         loaded = session.model(model, dtype, device, per_head)
         spectra, _ = session.spectra(loaded, method, progress, request.calibration)
     command = "python -m flashsvd " + shlex.join(sys.argv[1:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,13 +12,14 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import log_softmax
 
+from flashsvd.data import window_of
 from flashsvd.engines.build import checked_between_layers
 from flashsvd.errors import InputError
 from flashsvd.evaluation.subject import LayerError, Subject, subject_of
 from flashsvd.measure.divergence import Divergence, divergence
-from flashsvd.measure.divergence_stream import divergence_between
+from flashsvd.measure.language import Text
 from flashsvd.measure.machine import describe_machine
-from flashsvd.measure.perplexity import Perplexity, check_causal, perplexity
+from flashsvd.measure.perplexity import Perplexity, check_causal
 from flashsvd.measure.predictions import predict
 from flashsvd.measure.scores import agreement_metric, kl_metric, task_metrics
 from flashsvd.models.inputs import Batch
@@ -34,7 +35,6 @@ from flashsvd.tasks.labels import is_classifier
 from flashsvd.tasks.registry import task_named
 
 HARNESS = "harness:"
-_LONGEST = 2048
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def evaluate(
         scores=found.scores,
         perplexity=found.perplexity,
         against=None if apart is None else subject.against,
-        kl=None if apart is None else kl_metric(apart, request.seed),
-        agreement=None if apart is None else agreement_metric(apart, request.seed),
+        kl=None if apart is None else kl_metric(apart, request.seed, found.scores[0].counted),
+        agreement=None if apart is None else agreement_metric(apart, request.seed, found.scores[0].counted),
         layer_errors=subject.errors,
         n=max((metric.n for metric in found.scores), default=0),
         decompositions=subject.decompositions,
@@ -234,29 +234,17 @@ def _outputs(model: Any, found: Sequence[Batch], tell: Callable[[float], None]) 
 
 def _language(request: EvaluateRequest, task: Task, subject: Subject, stage: _Stage) -> _Found:
     assert subject.examples is not None
-    window = request.window or min(subject.loaded.shape.max_positions, _LONGEST)
+    window = request.window or window_of(subject.loaded)
     stride = request.stride or window
     tokens = token_stream(subject.examples, tokenizer_of(subject.loaded))
     tokens = tokens[: window + (request.samples - 1) * stride + 1]
-    found = perplexity(
-        subject.model,
-        tokens,
-        window=window,
-        stride=stride,
-        batch=request.batch,
-        seed=request.seed,
-        progress=stage.part(f"Perplexity of {len(tokens)} tokens", 0.3, 0.65),
-    )
-    scores = (found.metric(request.seed),)
+    text = Text(tokens, subject.dense, window=window, stride=stride, batch=request.batch, seed=request.seed)
+    tell = stage.part(f"Perplexity of {len(tokens)} tokens", 0.3, 1.0)
     if subject.dense is None:
-        return _Found(scores, found)
-    parts: list[Mapping[str, torch.Tensor]] = [
-        {"input_ids": part[None], "attention_mask": torch.ones_like(part)[None]}
-        for part in tokens.split(window)
-    ]
-    tell = stage.part("Comparing with the dense model", 0.65, 1.0)
-    apart = divergence_between(subject.dense, subject.model, parts, lambda done: tell(done / len(parts)))
-    return _Found(scores, found, apart)
+        found, apart = text.perplexity(subject.model, tell), None
+    else:
+        found, apart = text.beside_dense(subject.model, tell)
+    return _Found((found.metric(request.seed),), found, apart)
 
 
 def _harness(request: EvaluateRequest, subject: Subject, stage: _Stage) -> _Found:
@@ -273,6 +261,6 @@ def _harness(request: EvaluateRequest, subject: Subject, stage: _Stage) -> _Foun
             limit=request.samples,
             batch=request.batch,
             seed=request.seed,
-            max_length=min(subject.loaded.shape.max_positions, _LONGEST),
+            max_length=window_of(subject.loaded),
         )
     )

@@ -65,7 +65,7 @@ class Failure:
 def run_job(job: str, request: CompareRequest | CurveRequest | SpectraRequest) -> Any:
     """Runs one request; returns its result or a Failure."""
     from flashsvd.compare import compare, model_info
-    from flashsvd.curve import accuracy_curve
+    from flashsvd.curve import score_curve
 
     warm()
     worker = get_worker()
@@ -79,7 +79,7 @@ def run_job(job: str, request: CompareRequest | CurveRequest | SpectraRequest) -
             def on_point(point: Any) -> None:
                 worker.log_event(TOPIC, {"job": job, "point": to_json(point)})
 
-            return accuracy_curve(request, state.session, progress, on_point)
+            return score_curve(request, state.session, progress, on_point)
         loaded = state.session.model(request.model, "fp32", request.device, request.per_head)
         spectra, _ = state.session.spectra(loaded, request.method, progress, request.calibration)
         return SpectraSummary(model_info(loaded), request.method, spectra.sigmas())

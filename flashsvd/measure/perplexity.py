@@ -35,7 +35,9 @@ class Perplexity:
 
     def metric(self, seed: int = 0) -> Metric:
         """The same as a Metric. There is no floor: guessing evenly scores the size of the vocabulary."""
-        return Metric("perplexity", self.value, self.tokens, self.low, self.high, None, seed)
+        return Metric(
+            "perplexity", self.value, self.tokens, self.low, self.high, None, seed, counted="tokens"
+        )
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,15 @@ def perplexity(
     seed: int = 0,
     draws: int = DRAWS,
     progress: Callable[[float], None] | None = None,
+    read: Callable[[Span, torch.Tensor], None] | None = None,
 ) -> Perplexity:
     """Perplexity of token_ids [N] in windows of `window` tokens, one every `stride` (the window by default).
 
     Papers cut the text into windows side by side and score all but the first token of each; here that token is scored,
     too, from the window before it, which is what stride = window says. batch: windows a call, fewer where their logits
     would take more than 1 GiB; log-probabilities are float32, 64 MiB of them at a time. The interval is a bootstrap
-    over windows, or over 20 stretches of the text where it has fewer.
+    over windows, or over 20 stretches of the text where it has fewer. read: called with each span and the logits
+    [scored, vocabulary] that it is scored on, for what else they can tell.
 
     Raises:
         InputError: a model that is not a causal language model, fewer than two tokens, or a number out of range.
@@ -100,12 +104,15 @@ def perplexity(
         logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits
         for row, span in zip(logits, together, strict=True):
             targets = token_ids[span.stop + 1 - span.scored : span.stop + 1].to(row.device)
-            found = _losses(row[length - span.scored :], targets)
+            scored = row[length - span.scored :]
+            found = _losses(scored, targets)
             if not torch.isfinite(found).all():
                 raise NonFiniteError(
                     f"the loss is not finite in tokens {span.start + 1} to {span.stop + 1}: use --dtype fp32"
                 )
             nll[span.stop - span.scored : span.stop] = found
+            if read:
+                read(span, scored)
         done += len(together)
         if progress:
             progress(done / len(todo))
@@ -118,19 +125,24 @@ def perplexity(
     return Perplexity(math.exp(total / len(nll)), low, high, len(nll), stride, window, total)
 
 
-def check_causal(model: Any) -> None:
-    """Raises InputError for a model of transformers whose tokens see those after them, or that predicts none."""
+def is_causal(model: Any) -> bool:
+    """Whether a model predicts the next token from those before it alone; of one that is not of transformers, yes."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     if not isinstance(model, transformers.PreTrainedModel):
-        return
-    name = type(model).__name__
+        return True
     # An encoder's causal head sees both sides unless its configuration says is_decoder.
     both_sides = model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not model.config.is_decoder
-    if not name.endswith(("ForCausalLM", "LMHeadModel")) or both_sides:
+    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) and not both_sides
+
+
+def check_causal(model: Any) -> None:
+    """Raises InputError for a model of transformers whose tokens see those after them, or that predicts none."""
+    if not is_causal(model):
         raise InputError(
-            f"perplexity needs a causal language model, got {name}; score this one on a labelled task"
+            f"perplexity needs a causal language model, got {type(model).__name__}; "
+            "score this one on a labelled task"
         )
 
 

@@ -215,7 +215,7 @@ def _ranker(values: Floats) -> Callable[[Floats], Floats]:
 # Against the dense model
 
 
-def kl_metric(divergence: Divergence, seed: int = 0) -> Metric:
+def kl_metric(divergence: Divergence, seed: int = 0, counted: str = "pieces") -> Metric:
     """Mean KL(dense ‖ compressed) in nats, over all places.
 
     Places next to one another are of one text and alike, so that of many places (tokens) neighbours are resampled
@@ -224,14 +224,14 @@ def kl_metric(divergence: Divergence, seed: int = 0) -> Metric:
     kl = divergence.kl.numpy()
     parts = np.array_split(kl, min(len(kl), _BLOCKS))
     low, high = bootstrap_interval([part.mean() for part in parts], seed=seed)
-    return Metric("kl", float(kl.mean()), len(kl), low, high, None, seed)
+    return Metric("kl", float(kl.mean()), len(kl), low, high, None, seed, counted)
 
 
-def agreement_metric(divergence: Divergence, seed: int = 0) -> Metric:
+def agreement_metric(divergence: Divergence, seed: int = 0, counted: str = "pieces") -> Metric:
     """Share of places where dense and compressed name the same class; Wilson interval."""
     right, n = int(divergence.agrees.sum()), len(divergence.agrees)
     low, high = wilson_interval(right, n)
-    return Metric("agreement", right / n, n, low, high, None, seed)
+    return Metric("agreement", right / n, n, low, high, None, seed, counted)
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:

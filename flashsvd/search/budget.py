@@ -12,6 +12,7 @@ from flashsvd.allocate.costs import Kind
 from flashsvd.compare import model_info
 from flashsvd.engines.build import build, weight_bytes
 from flashsvd.errors import InputError, ModelError
+from flashsvd.evaluation.held_out import can_score
 from flashsvd.factors import factorise
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel
@@ -22,7 +23,7 @@ from flashsvd.results import Calibration, Metric, ModelInfo, Quantiles
 from flashsvd.search.allocators import ALLOCATORS, NEED_TEXT, plan_for
 from flashsvd.search.judge import Allocation
 from flashsvd.search.latency_table import latency_table, measured_ms
-from flashsvd.search.scorer import Scorer, can_score
+from flashsvd.search.scorer import Scorer
 from flashsvd.search.text_split import TextSplit
 from flashsvd.session import Session
 from flashsvd.spectra import Spectra
@@ -34,8 +35,8 @@ _ALLOCATION_TEXT = Calibration(samples=512)
 class Setting:
     """What a budget is for: a model, a method, an allocator, and the text that it measures on.
 
-    samples: pieces of the model's evaluation set that the result is scored on; 0 for none. batch and seq are those of
-    a latency.
+    samples: pieces of the model's evaluation set, or windows of its text, that the result is scored on; 0 for none.
+    batch and seq are those of a latency.
     """
 
     model: str
@@ -60,7 +61,7 @@ class Tried:
     keep: float
     kept_parameters: int
     kl: float | None
-    accuracy: Metric | None
+    score: Metric | None
     passes: bool | None = None
 
 
@@ -139,8 +140,8 @@ def plan_for_budget(
         candidates=tuple(
             Tried(one.name, one.plan.keep, one.plan.kept_parameters, one.kl, None) for one in found.evidence
         ),
-        score=scorer.accuracy(found.plan) if scorer else None,
-        dense_score=scorer.dense_accuracy if scorer else None,
+        score=scorer.score(found.plan).metric if scorer else None,
+        dense_score=scorer.dense if scorer else None,
         latency_ms=timed["lowrank"] if timed else None,
         dense_latency_ms=timed["dense"] if timed else None,
         seconds=time.perf_counter() - started,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import typing
 from dataclasses import dataclass
 from typing import Literal
 
 from flashsvd.allocate import Budget, Costs, Losses
 from flashsvd.compare import model_info
 from flashsvd.errors import InputError, PlanError
+from flashsvd.evaluation.held_out import Scored
 from flashsvd.progress import Progress
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Metric, ModelInfo
@@ -18,7 +20,7 @@ from flashsvd.search.scorer import Scorer
 from flashsvd.session import Session
 
 _LARGEST_KEEP = 0.95
-Loss = Literal["accuracy", "kl"]
+Loss = Literal["accuracy", "perplexity", "kl"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def smallest_within(
     setting: Setting,
     limit: float,
     *,
-    metric: Loss = "accuracy",
+    metric: Loss | None = None,
     tolerance: float = 0.02,
     smallest_keep: float = 0.05,
     session: Session | None = None,
@@ -55,16 +57,18 @@ def smallest_within(
 ) -> Smallest:
     """The smallest keep whose plan loses at most `limit`, by bisection down to a bracket of `tolerance`.
 
-    metric: "accuracy", limit in absolute points (0.01: from 0.92 to 0.91), or "kl", limit in nats; both on at most
-    `setting.samples` pieces of the evaluation set. Accuracy comes with its interval: a bracket narrower than that is
-    narrower than what was measured.
+    metric: "accuracy" of a classifier, limit in absolute points (0.01: from 0.92 to 0.91); "perplexity" of a language
+    model, limit as a share of the dense one (0.05: from 4.0 to 4.2); or "kl", limit in nats. By default the one of the
+    first two that the model has. All on at most `setting.samples` pieces, or windows, of the evaluation set. A score
+    comes with its interval: a bracket narrower than that is narrower than what was measured.
 
     Raises:
-        InputError: limit below 0, a tolerance or smallest keep out of range, or no samples to score.
+        InputError: limit below 0, a tolerance or smallest keep out of range, no samples to score, or a metric that the
+            model does not have.
         ModelError: the model has no evaluation set.
     """
-    if metric not in ("accuracy", "kl"):
-        raise InputError(f"metric must be accuracy or kl, got {metric!r}")
+    if metric not in (None, *typing.get_args(Loss)):
+        raise InputError(f"metric must be {', '.join(typing.get_args(Loss))}, got {metric!r}")
     if not limit >= 0 or not 0 < tolerance < 1 or not 0 < smallest_keep < _LARGEST_KEEP:
         raise InputError(
             f"expected a limit of 0 or more, a tolerance within (0, 1) and a smallest keep within "
@@ -76,12 +80,17 @@ def smallest_within(
     started = time.perf_counter()
     loaded, spectra, text = prepare(setting, session or Session(), report)
     scorer = Scorer.of(loaded, spectra, setting.samples, setting.seed)
+    own: Loss = "perplexity" if scorer.dense.name == "perplexity" else "accuracy"
+    chosen: Loss = metric or own
+    if chosen not in (own, "kl"):
+        raise InputError(f"{loaded.name} is scored by {own}, not by {chosen}: use {own} or kl")
     costs = Costs.parameters()
     dense_losses: Losses | None = None
     if setting.allocator == "calibrated" and text is not None:
         dense_losses = curvature(loaded, spectra, text.probe, seed=setting.seed)
     plans: dict[float, RankPlan] = {}
     tried: dict[float, Tried] = {}
+    losses: dict[float, float] = {}
 
     def passes(keep: float) -> bool:
         done, budget = min(0.95, 0.1 + 0.1 * len(tried)), Budget.of_keep(spectra.shape, keep)
@@ -92,11 +101,17 @@ def smallest_within(
             # Below what the steps between ranks allow: no such model, so it does not pass.
             return False
         plan = plans[keep] = found.plan
-        kl, accuracy = scorer.kl(plan).value, scorer.accuracy(plan)
-        lost = kl if metric == "kl" else scorer.dense_accuracy.value - accuracy.value
+        score = scorer.score(plan)
+        lost = _lost(score, scorer.dense, chosen)
         tried[keep] = Tried(
-            f"keep {keep:.3f}", plan.keep, plan.kept_parameters, kl, accuracy, lost <= limit + 1e-12
+            f"keep {keep:.3f}",
+            plan.keep,
+            plan.kept_parameters,
+            score.kl.value,
+            score.metric,
+            lost <= limit + 1e-12,
         )
+        losses[keep] = lost
         return bool(tried[keep].passes)
 
     low, high = smallest_keep, _LARGEST_KEEP
@@ -120,9 +135,9 @@ def smallest_within(
         model=model_info(loaded),
         method=spectra.method,
         allocator=setting.allocator,
-        metric=metric,
+        metric=chosen,
         limit=limit,
-        dense=scorer.dense_accuracy,
+        dense=scorer.dense,
         plan=None if answer is None else plans[answer],
         passes=None if answer is None else tried[answer],
         fails=max(
@@ -130,13 +145,16 @@ def smallest_within(
             key=lambda row: row.keep,
             default=None,
         ),
-        best=min(rows, key=lambda row: _loss_of(row, metric)),
+        best=tried[min(sorted(losses), key=lambda keep: losses[keep])],
         tried=rows,
         seconds=time.perf_counter() - started,
     )
 
 
-def _loss_of(row: Tried, metric: Loss) -> float:
+def _lost(score: Scored, dense: Metric, metric: Loss) -> float:
+    """In the unit of the limit."""
     if metric == "kl":
-        return float("inf") if row.kl is None else row.kl
-    return 0.0 if row.accuracy is None else -row.accuracy.value
+        return score.kl.value
+    if metric == "perplexity":
+        return score.metric.value / dense.value - 1
+    return dense.value - score.metric.value

@@ -14,7 +14,7 @@ from flashsvd.models.load import LoadedModel
 from flashsvd.tasks.base import Examples
 from flashsvd.tasks.labels import is_classifier
 
-_LONGEST = 2048
+LONGEST = 2048
 """Tokens of a text that are looked at by default, of models with room for more."""
 
 
@@ -72,7 +72,7 @@ def batches(
             f"max_length must be from 1 to {positions} (the positions of {loaded.name}), got {max_length}"
         )
     tokenizer = tokenizer_of(loaded)
-    encoded = encode(examples, tokenizer, max_length or min(positions, _LONGEST))
+    encoded = encode(examples, tokenizer, max_length or min(positions, LONGEST))
     pad = tokenizer.pad_token_id
     encoded = Encoded(
         encoded.ids,

@@ -16,11 +16,10 @@ from typer.testing import CliRunner
 import flashsvd
 from flashsvd.allocate import uniform
 from flashsvd.cli.evaluate import evaluate as command
-from flashsvd.data import evaluation_samples
 from flashsvd.errors import FlashSVDError, InputError, ModelError
 from flashsvd.evaluation.evaluate import EvaluateRequest, Evaluation, evaluate
+from flashsvd.evaluation.held_out import held_out
 from flashsvd.factors import factorise
-from flashsvd.measure.accuracy import measure_accuracy
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel, load
 from flashsvd.ranks import RankPlan
@@ -84,10 +83,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_the_bundled_model_scores_what_the_curve_scores() -> None:
     found = evaluate(EvaluateRequest("stdlib-bert", samples=48, seed=3), SESSION)
     loaded = load("stdlib-bert")
-    samples = evaluation_samples(loaded, 48, 3)
-    assert samples
-    expected = measure_accuracy(loaded.model, samples.encoded, samples.labels, pad_id=samples.pad_id, seed=3)
-    assert found.scores[0] == expected
+    assert found.scores[0] == held_out(loaded, 48, seed=3).score(loaded.model)
     assert [metric.name for metric in found.scores] == ["accuracy", "macro_f1", "matthews"]
     assert (found.plan, found.kl, found.against, found.layer_errors, found.n) == (None, None, None, (), 48)
     assert (found.task.name, found.task.kind, found.perplexity) == ("bundled", "classification", None)
@@ -133,7 +129,7 @@ def test_a_decoder_has_a_perplexity(folders: dict[str, Path]) -> None:
     found = evaluate(request, SESSION)
     assert found.perplexity and found.scores[0] == found.perplexity.metric(0)
     assert (found.perplexity.window, found.perplexity.stride) == (16, 8)
-    assert found.kl and found.kl.value > 1e-3 and found.kl.n == found.perplexity.tokens + 1
+    assert found.kl and found.kl.value > 1e-3 and found.kl.n == found.perplexity.tokens
     dense = evaluate(dataclasses.replace(request, choice=None), SESSION)
     assert dense.perplexity and dense.perplexity.tokens == found.perplexity.tokens and dense.kl is None
     assert dense.perplexity.value != found.perplexity.value

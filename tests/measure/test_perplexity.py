@@ -1,4 +1,4 @@
-"""Perplexity against a loop that predicts one token at a time, and divergence batch by batch."""
+"""Perplexity against a loop that predicts one token at a time, and the divergence from the dense model beside it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import log_softmax
 
 from flashsvd.errors import FlashSVDError, InputError
-from flashsvd.measure.divergence import divergence, log_probabilities
-from flashsvd.measure.divergence_stream import divergence_between
+from flashsvd.measure.language import Text
 from flashsvd.measure.perplexity import perplexity, spans
 from flashsvd.models.load import LoadedModel
 
@@ -170,44 +170,59 @@ def test_only_causal_language_models_have_a_perplexity(tiny: LoadedModel) -> Non
             perplexity(kind(tiny.model.config), TOKENS, window=16)
 
 
-# Divergence, streamed
+# Beside the dense model
 
 
-def padded_batches() -> list[dict[str, torch.Tensor]]:
-    return [
-        {
-            "input_ids": TOKENS[start : start + 20].reshape(2, 10),
-            "attention_mask": torch.tensor([[1] * 10, [1] * 7 + [0] * 3]),
-        }
-        for start in (0, 20)
-    ]
-
-
-def test_streaming_is_the_same_as_keeping_everything(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("window", "stride"), [(16, 16), (16, 5), (32, 32)])
+def test_one_reading_gives_what_two_do(
+    llama: Any, window: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = make_llama(1)
-    kept = divergence(*(log_probabilities(model, padded_batches()) for model in (llama, other)))
-    monkeypatch.setattr("flashsvd.measure.divergence_stream._CHUNK_BYTES", 97 * 8 * 4)
-    done: list[int] = []
-    found = divergence_between(llama, other, padded_batches(), done.append)
-    torch.testing.assert_close(found.kl, kept.kl, rtol=1e-5, atol=1e-6)
-    assert torch.equal(found.agrees, kept.agrees) and len(found.kl) == 34 and done == [1, 2]
-    assert found.kl.mean() > 0
-
-
-def test_a_model_is_no_distance_from_itself(llama: Any, tiny: LoadedModel) -> None:
-    same = divergence_between(llama, llama, padded_batches())
-    assert same.kl.max() == 0 and same.agrees.all()
-    classes = divergence_between(tiny.model, tiny.model, padded_batches())
-    assert len(classes.kl) == 4 and classes.kl.max() == 0
-
-
-def test_what_cannot_be_compared(llama: Any, tiny: LoadedModel) -> None:
-    with pytest.raises(InputError, match="at least one batch"):
-        divergence_between(llama, llama, [])
-    broken = Even(math.nan)
-    with pytest.raises(FlashSVDError, match="logits of the compressed model are not finite in batch 1"):
-        divergence_between(
-            Even(), broken, [{"input_ids": torch.tensor([[49]]), "attention_mask": torch.ones(1, 1)}]
+    monkeypatch.setattr("flashsvd.measure.language._CHUNK_BYTES", 97 * 8 * 4)
+    text = Text(TOKENS, llama, window=window, stride=stride, batch=3)
+    found, apart = text.beside_dense(other)
+    assert found == perplexity(other, TOKENS, window=window, stride=stride, batch=3)
+    kl = []
+    for span in spans(len(TOKENS), window, stride):
+        p, q = (
+            log_softmax(model(TOKENS[None, span.start : span.stop]).logits[0, -span.scored :].double(), -1)
+            for model in (llama, other)
         )
-    with pytest.raises(InputError, match="97 and 50 classes"):
-        divergence_between(llama, Even(), padded_batches())
+        kl.append((p.exp() * (p - q)).sum(-1))
+    torch.testing.assert_close(apart.kl, torch.cat(kl), rtol=1e-4, atol=1e-6)
+    assert len(apart.kl) == len(apart.agrees) == found.tokens == len(TOKENS) - 1
+    assert apart.kl.mean() > 0 and not apart.agrees.all()
+
+
+def test_what_the_dense_model_said_is_kept_or_asked_again(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_llama(1)
+    asked = Text(TOKENS, llama, window=16).beside_dense(other)
+    calls: list[int] = []
+    hook = llama.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        for kept, expected in ((2**28, 0), (97 * 16, 3), (0, 4)):
+            monkeypatch.setattr("flashsvd.measure.language._KEPT_NUMBERS", kept)
+            text = Text(TOKENS, llama, window=16)
+            text.perplexity(llama)
+            calls.clear()
+            found = text.beside_dense(other)
+            assert len(calls) == expected, "one call for each window that is not kept"
+            assert found[0] == asked[0] and torch.equal(found[1].kl, asked[1].kl)
+    finally:
+        hook.remove()
+
+
+def test_a_model_is_no_distance_from_itself(llama: Any) -> None:
+    _, apart = Text(TOKENS, llama, window=16).beside_dense(llama)
+    assert apart.kl.max() == 0 and apart.agrees.all()
+
+
+def test_what_cannot_be_compared(llama: Any) -> None:
+    with pytest.raises(FlashSVDError, match="logits of the dense model are not finite in tokens 1 to 1"):
+        Text(torch.tensor([49, 2]), Even(math.nan), window=1).beside_dense(Even())
+    with pytest.raises(FlashSVDError, match="the loss is not finite in tokens 1 to 2"):
+        Text(torch.tensor([49, 2]), Even(), window=1).beside_dense(Even(math.nan))
+    with pytest.raises(InputError, match="50 and 97 tokens"):
+        Text(TOKENS % 50, Even(), window=16).beside_dense(llama)

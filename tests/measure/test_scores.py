@@ -6,24 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashsvd.measure.accuracy import measure_accuracy
 from flashsvd.measure.fidelity import Outputs, check_input, judge, outputs, reference_outputs
 from flashsvd.measure.intervals import wilson_interval
 from flashsvd.measure.latency import quantiles, time_engines
 from flashsvd.models.load import LoadedModel
-
-
-class Parrot:
-    """Says the class that the first token names."""
-
-    device = torch.device("cpu")
-
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
-        class Out:
-            logits = torch.nn.functional.one_hot(input_ids[:, 0], 10).float()
-
-        assert (attention_mask[:, 0] == 1).all()
-        return Out()
 
 
 @given(st.integers(1, 2000), st.data())
@@ -31,27 +17,6 @@ def test_wilson_holds_the_share_and_stays_in_range(n: int, data: st.DataObject) 
     correct = data.draw(st.integers(0, n))
     low, high = wilson_interval(correct, n)
     assert 0 <= low <= correct / n + 1e-12 and correct / n - 1e-12 <= high <= 1
-
-
-def test_accuracy_counts_every_sample_whatever_its_length() -> None:
-    encoded = [[index % 7] * (1 + index % 50) for index in range(101)]
-    labels = [index % 7 for index in range(101)]
-    labels[3] = 9
-    metric = measure_accuracy(Parrot(), encoded, labels, pad_id=0, seed=4)
-    assert metric.value == pytest.approx(100 / 101)
-    assert (metric.n, metric.seed) == (101, 4)
-    assert metric.floor == pytest.approx(15 / 101)
-
-
-def test_a_logit_that_is_not_finite_fails_the_run() -> None:
-    class Broken(Parrot):
-        def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
-            out = super().__call__(input_ids, attention_mask)
-            out.logits[0, 0] = math.nan  # type: ignore[attr-defined]
-            return out
-
-    with pytest.raises(FloatingPointError, match="not finite"):
-        measure_accuracy(Broken(), [[1]] * 3, [1] * 3, pad_id=0, seed=0)
 
 
 def test_engines_are_timed_in_turn() -> None:
