@@ -8,6 +8,7 @@ from typing import Literal
 
 from app.state import Settings
 from flashsvd.errors import format_bytes
+from flashsvd.figures.score_axis import ScoreAxis
 from flashsvd.ranks import RankPlan, bytes_of
 from flashsvd.results import Comparison, EngineRun, Machine, Metric, Quantiles
 
@@ -91,14 +92,14 @@ def provenance(machine: Machine, seed: int) -> str:
 
 
 def sentence(result: Comparison) -> list[Segment]:
-    """What came out, in one sentence: memory, then speed if the outputs are right, then accuracy."""
+    """What came out, in one sentence: memory, then speed if the outputs are right, then what it cost in score."""
     flash, dense = result.run("flash"), result.run("dense")
     if flash is None or dense is None:
         return [("This run holds no flash and dense pair, so nothing can be compared.", False)]
     memory = _memory(flash.peak_activation_bytes, dense.peak_activation_bytes)
     if flash.gate is not None and not flash.gate.passed:
         return [*memory, (", but its outputs fail the correctness check, so no speed is claimed.", False)]
-    return [*memory, *_speed(flash, dense), *_accuracy(flash.metric, dense.metric, result.model.trained)]
+    return [*memory, *_speed(flash, dense), *_cost(flash.metric, dense.metric, result.model.trained)]
 
 
 def _memory(flash: int, dense: int) -> list[Segment]:
@@ -141,7 +142,7 @@ def _factor(value: float) -> str:
     return f"{value:.0f}" if value >= 20 else f"{value:.2f}" if value < 1.1 else f"{value:.1f}"
 
 
-def _accuracy(flash: Metric | None, dense: Metric | None, trained: bool) -> list[Segment]:
+def _cost(flash: Metric | None, dense: Metric | None, trained: bool) -> list[Segment]:
     if flash is None or dense is None:
         return [
             (
@@ -149,6 +150,12 @@ def _accuracy(flash: Metric | None, dense: Metric | None, trained: bool) -> list
                 False,
             )
         ]
+    if flash.lower_is_better:
+        mine, other = (ScoreAxis.of(flash).words(metric.value) for metric in (flash, dense))
+        if mine == other:
+            return [(f", at the same {flash.name}.", False)]
+        change = "rises" if flash.value > dense.value else "falls"
+        return [(f", and {flash.name} {change} from {other} to {mine}.", False)]
     lost = round(100 * (dense.value - flash.value), 1)
     if lost > 0:
         return [(f", for {lost:.1f} points of {flash.name}.", False)]
@@ -158,7 +165,7 @@ def _accuracy(flash: Metric | None, dense: Metric | None, trained: bool) -> list
 
 
 def cards(result: Comparison) -> list[Card]:
-    """Peak activation memory, latency, accuracy and parameters, each against dense."""
+    """Peak activation memory, latency, accuracy or perplexity, and parameters, each against dense."""
     flash, dense = result.run("flash"), result.run("dense")
     if flash is None or dense is None:
         return []
@@ -210,7 +217,9 @@ def _score(flash: Metric | None, dense: Metric | None, trained: bool) -> Card:
     if flash is None or dense is None:
         note = "random weights: speed and memory only"
         return Card("Accuracy", "does not apply", note, "plain", 0.0)
-    label = f"{flash.name[:1].upper()}{flash.name[1:]}, n = {flash.n}"
+    if flash.lower_is_better:
+        return _perplexity(flash, dense)
+    label = f"{flash.name.capitalize()}, n = {flash.n}"
     value = f"{100 * flash.value:.1f} ± {50 * (flash.high - flash.low):.1f}"
     lost = round(100 * (dense.value - flash.value), 1)
     inside = flash.low <= dense.value <= flash.high
@@ -225,6 +234,37 @@ def _score(flash: Metric | None, dense: Metric | None, trained: bool) -> Card:
         f"{100 * dense.value:.1f} %{floor}"
     )
     return Card(label, value, note, tone, flash.value, hover)
+
+
+def _perplexity(flash: Metric, dense: Metric) -> Card:
+    words = ScoreAxis.of(flash).words
+    rise = flash.value / dense.value - 1
+    inside = flash.low <= dense.value <= flash.high
+    tone: Tone = "plain" if inside else "bad" if rise > 0 else "good"
+    if words(flash.value) == words(dense.value):
+        note = "the same as dense"
+    elif rise >= 1:
+        note = f"{_factor(1 + rise)}x dense, lower is better"
+    else:
+        size = f"{100 * abs(rise):.1f} % {'over' if rise > 0 else 'under'} dense"
+        note = f"{size}, inside ±" if inside else f"{size}, lower is better"
+    hover = (
+        f"as unsure of every next token as between {words(flash.value)} equally likely ones, dense "
+        f"{words(dense.value)}; 95 % interval {words(flash.low)} to {words(flash.high)}, "
+        f"{flash.n:,} {flash.counted} of held-out text, seed {flash.seed}"
+    )
+    value = f"{words(flash.value)} ± {words((flash.high - flash.low) / 2)}"
+    label = f"{flash.name.capitalize()}, n = {count(flash.n)}"
+    return Card(label, value, note, tone, min(1.0, dense.value / flash.value), hover)
+
+
+def score_words(metric: Metric | None) -> str:
+    """What a figure of scores shows, in the line below its title."""
+    if metric is None:
+        return "95 % band"
+    if metric.lower_is_better:
+        return f"{metric.name}, lower is better, log scale, 95 % band"
+    return f"{metric.name} %, 95 % band"
 
 
 def _parameters(result: Comparison) -> Card:

@@ -39,7 +39,7 @@ def start(request: CompareRequest | CurveRequest | SpectraRequest) -> None:
     """Submits a job; one of each kind per tab."""
     kind, title = {
         CompareRequest: ("compare", "Live run"),
-        CurveRequest: ("curve", "Accuracy curve"),
+        CurveRequest: ("curve", "Curve"),
         SpectraRequest: ("spectra", "Spectra"),
     }[type(request)]
     if kind in active():

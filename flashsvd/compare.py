@@ -187,8 +187,9 @@ def _check(request: CompareRequest) -> None:
     for engine in request.engines:
         check_engine(engine)
     for name in ("batch", "samples", "repeats"):
-        if getattr(request, name) < 1:
-            raise InputError(f"{name} must be at least 1, got {getattr(request, name)}")
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
 
 
 def _call(model: Any, ids: torch.Tensor) -> Callable[[], Any]:

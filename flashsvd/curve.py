@@ -126,5 +126,5 @@ def _check(request: CurveRequest) -> None:
             raise InputError(f"keep must be above 0 and at most 1, got {keep:g}")
     if request.allocator not in ALLOCATORS:
         raise InputError(f"allocator must be one of {', '.join(ALLOCATORS)}, got {request.allocator!r}")
-    if request.samples < 1:
+    if request.samples is not None and request.samples < 1:
         raise InputError(f"samples must be at least 1, got {request.samples}")

@@ -171,7 +171,7 @@ OWN_TEXT = Calibration()
 @dataclass(frozen=True)
 class CompareRequest:
     """What a comparison is asked to run. `samples` bounds the held-out pieces that are scored, or the windows of
-    held-out text; a whole plan decides `per_head` itself.
+    held-out text (512 and 64 if None); a whole plan decides `per_head` itself.
     """
 
     model: str
@@ -183,7 +183,7 @@ class CompareRequest:
     dtype: str = "fp32"
     device: str = "auto"
     engines: tuple[str, ...] = ("dense", "lowrank", "flash")
-    samples: int = 512
+    samples: int | None = None
     repeats: int = 10
     seed: int = 0
     calibration: Calibration = OWN_TEXT
@@ -192,8 +192,8 @@ class CompareRequest:
 @dataclass(frozen=True)
 class CurveRequest:
     """What a curve of the score against keep is asked to run. samples: held-out pieces, or windows of held-out text,
-    that are scored at most. allocator: of `flashsvd.search.allocators`; it looks at the calibration text where it
-    needs some.
+    that are scored at most, 512 and 64 if None. allocator: of `flashsvd.search.allocators`; it looks at the calibration
+    text where it needs some.
     """
 
     model: str
@@ -202,7 +202,7 @@ class CurveRequest:
     per_head: bool = True
     dtype: str = "fp32"
     device: str = "auto"
-    samples: int = 512
+    samples: int | None = None
     seed: int = 0
     calibration: Calibration = OWN_TEXT
     allocator: str = "uniform"

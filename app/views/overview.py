@@ -9,11 +9,11 @@ from app.components import charts, jobs, markup
 from app.components.page import page
 from app.evidence import PREDICTED, Evidence
 from app.state import Settings
-from app.words import cards, mismatch, predicted, provenance, red_gate, sentence, winners
+from app.words import cards, mismatch, predicted, provenance, red_gate, score_words, sentence, winners
 from flashsvd.figures import theme
 from flashsvd.figures.curve import curve as curve_figure
 from flashsvd.figures.timeline import timeline
-from flashsvd.results import Comparison, CurvePoint
+from flashsvd.results import Comparison, CurvePoint, Metric
 
 _HEIGHT = 350
 
@@ -80,13 +80,13 @@ def _curve(settings: Settings, evidence: Evidence) -> None:
     trained = evidence.info is None or evidence.info.trained
     curve = evidence.curve
     badge = None if running or curve is None else evidence.curve_badge
-    markup.head("What the rank costs", "accuracy %, 95 % band", badge)
+    markup.head("What the rank costs", score_words(_scored(evidence)), badge)
     if running:
         st.fragment(_coming, run_every=1.0)(settings, evidence)
         jobs.panel("curve")
         return
     if not trained:
-        markup.empty("No accuracy here", "This model has random weights: it serves memory and speed.")
+        markup.empty("No score here", "This model has random weights: it serves memory and speed.")
         return
     if curve is None:
         markup.empty("No curve yet", "Ten points, each the score of a compressed model on held-out text.")
@@ -99,6 +99,14 @@ def _curve(settings: Settings, evidence: Evidence) -> None:
         on_click=work.start,
         args=(settings.curve_request(),),
     )
+
+
+def _scored(evidence: Evidence) -> Metric | None:
+    """The dense score of what is on screen."""
+    if evidence.curve is not None:
+        return evidence.curve.dense
+    dense = evidence.comparison.run("dense") if evidence.comparison else None
+    return dense.metric if dense else None
 
 
 def _coming(settings: Settings, evidence: Evidence) -> None:
@@ -122,7 +130,7 @@ def _draw_curve(evidence: Evidence, coming: tuple[CurvePoint, ...]) -> None:
         height=_HEIGHT - (82 if "curve" in work.active() else 36),
         machine=curve.machine.label if curve else "",
     )
-    charts.chart(figure, key="curve", name="Accuracy against keep")
+    charts.chart(figure, key="curve", name="Score against keep")
 
 
 def _empty(settings: Settings, evidence: Evidence) -> None:

@@ -59,7 +59,7 @@ def budget(
     calibration_samples: options.CalibrationSamples = 512,
     dtype: options.Dtype = "fp32",
     device: options.Device = "auto",
-    samples: options.Samples = 512,
+    samples: options.Samples = None,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:

@@ -30,7 +30,7 @@ def compare(
     dtype: options.Dtype = "fp32",
     device: options.Device = "auto",
     engines: options.Engines = "dense,lowrank,flash",
-    samples: options.Samples = 512,
+    samples: options.Samples = None,
     repeats: options.Repeats = 10,
     seed: options.Seed = 0,
     as_json: options.Json = False,

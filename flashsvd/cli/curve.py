@@ -36,7 +36,7 @@ def curve(
     ] = "0",
     dtype: options.Dtype = "fp32",
     device: options.Device = "auto",
-    samples: options.Samples = 512,
+    samples: options.Samples = None,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:

@@ -52,7 +52,10 @@ Dtype = Annotated[str, typer.Option(help="fp32, fp16 or bf16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Engines = Annotated[str, typer.Option(help="Comma-separated: dense, lowrank, flash.")]
 Samples = Annotated[
-    int, typer.Option(help="Held-out pieces, or windows of a language model's text, to score at most.")
+    int | None,
+    typer.Option(
+        help="Held-out pieces, or windows of a language model's text, to score at most; 512 or 64 if left out."
+    ),
 ]
 Repeats = Annotated[int, typer.Option(help="Timed repeats of each engine at most.")]
 Seed = Annotated[int, typer.Option(help="Seed of the drawn samples.")]

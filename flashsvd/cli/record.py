@@ -28,7 +28,7 @@ def record(
     seq: options.Seq = 256,
     dtype: options.Dtype = "fp32",
     device: options.Device = "auto",
-    samples: options.Samples = 512,
+    samples: options.Samples = None,
     repeats: options.Repeats = 30,
     seed: options.Seed = 0,
     grid: Annotated[str, typer.Option(help="Keeps of the curve: FIRST:LAST:STEP or a list.")] = "0.1:1.0:0.1",

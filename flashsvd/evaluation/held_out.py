@@ -19,6 +19,8 @@ from flashsvd.tasks.encoding import Encoded, pad_batches
 
 _BATCH = 32
 _WINDOWS = 8
+_DEFAULT_PIECES = 512
+_DEFAULT_WINDOWS = 64
 
 Tell = Callable[[float], None]
 
@@ -56,17 +58,19 @@ def can_score(loaded: LoadedModel) -> bool:
     )
 
 
-def held_out(loaded: LoadedModel, samples: int, seed: int) -> HeldOut:
+def held_out(loaded: LoadedModel, samples: int | None, seed: int) -> HeldOut:
     """At most `samples` pieces, drawn with `seed`, or as many windows from the start of a language model's text.
+
+    None for 512 pieces or 64 windows, which take about as long.
 
     Raises:
         ModelError: the model has no such set, one that cannot be read, or random weights.
     """
     if loaded.trained:
-        drawn = evaluation_samples(loaded, samples, seed)
+        drawn = evaluation_samples(loaded, samples or _DEFAULT_PIECES, seed)
         if drawn is not None:
             return Pieces(loaded.model, drawn, seed)
-        tokens = evaluation_tokens(loaded, samples)
+        tokens = evaluation_tokens(loaded, samples or _DEFAULT_WINDOWS)
         if tokens is not None:
             return Passages(loaded.model, tokens, window_of(loaded), seed)
     raise ModelError(f"{loaded.name} has no held-out set to score: accuracy does not apply")

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from flashsvd.figures import theme
+from flashsvd.figures.score_axis import ScoreAxis
 from flashsvd.results import Curve, CurvePoint, Metric
 
 
 def hover(metric: Metric, machine: str) -> str:
     """Score with its 95 % interval, sample size, seed and machine."""
+    axis = ScoreAxis.of(metric)
+    value, low, high = (axis.words(number) for number in (metric.value, metric.low, metric.high))
     parts = [
-        f"{metric.name} {100 * metric.value:.1f} % ({100 * metric.low:.1f} to {100 * metric.high:.1f})",
-        f"n = {metric.n}, seed {metric.seed}",
+        f"{metric.name} {value}{' %' if axis.percent else ''} ({low} to {high})",
+        f"n = {metric.n:,} {metric.counted}, seed {metric.seed}",
         machine,
     ]
     return "<br>".join(part for part in parts if part)
@@ -31,7 +34,9 @@ def curve(
     height: int = 300,
     machine: str = "",
 ) -> go.Figure:
-    """Score in percent against keep in percent, with the 95 % band, the dense line and the majority-class line.
+    """Score against keep in percent, with the 95 % band, the dense line and the majority-class line.
+
+    Shares of right answers are in percent, perplexity is on a logarithmic axis.
 
     Args:
         here: keep and score of the run on screen.
@@ -43,14 +48,15 @@ def curve(
     figure = go.Figure()
     points = sorted(result.points if result else (), key=lambda point: point.keep)
     reference = result.dense if result else dense or (here[1] if here else None)
+    axis = ScoreAxis.of(reference or (coming[0].metric if coming else None))
     if points:
-        _add_band(figure, points, mode)
-        _add_points(figure, points, mode, machine)
+        _add_band(figure, points, axis, mode)
+        _add_points(figure, points, axis, mode, machine)
     for point in sorted(coming, key=lambda point: point.keep):
         figure.add_trace(
             go.Scatter(
                 x=[100 * point.keep],
-                y=[100 * point.metric.value],
+                y=[axis.at(point.metric.value)],
                 mode="markers",
                 name="coming",
                 marker={"size": 8, "color": colours.surface, "line": {"width": 2, "color": colours.flash}},
@@ -60,20 +66,24 @@ def curve(
     notes = []
     if result is not None or dense is not None:
         assert reference is not None
-        _add_line(figure, 100 * reference.value, colours.dense, "dash")
-        notes.append(
-            theme.label(
-                mode, f"dense {100 * reference.value:.1f}", x=2, y=100 * reference.value, **_ABOVE_LEFT
-            )
-        )
-    if reference is not None and reference.floor is not None:
-        _add_line(figure, 100 * reference.floor, colours.dense, "dot")
+        _add_line(figure, axis.at(reference.value), colours.dense, "dash")
         notes.append(
             theme.label(
                 mode,
-                f"always the commonest class {100 * reference.floor:.1f}",
+                f"dense {axis.words(reference.value)}",
+                x=2,
+                y=axis.noted(reference.value),
+                **_ABOVE_LEFT,
+            )
+        )
+    if reference is not None and reference.floor is not None:
+        _add_line(figure, axis.at(reference.floor), colours.dense, "dot")
+        notes.append(
+            theme.label(
+                mode,
+                f"always the commonest class {axis.words(reference.floor)}",
                 x=100,
-                y=100 * reference.floor,
+                y=axis.noted(reference.floor),
                 xanchor="right",
                 yanchor="bottom",
             )
@@ -93,14 +103,13 @@ def curve(
             )
         )
     if here is not None:
-        notes.append(_add_here(figure, here, mode, machine))
-    low, high = _range(points, coming, reference, here)
+        notes.append(_add_here(figure, here, axis, mode, machine))
     figure.update_layout(
         **theme.layout(mode, height),
         annotations=notes,
         hovermode="closest",
         xaxis=theme.axis(mode, grid=False, title="keep %", range=[0, 103], tickvals=[10, 30, 50, 70, 90]),
-        yaxis=theme.axis(mode, grid=True, range=[low, high], nticks=6),
+        yaxis=axis.settings(mode, _values(points, coming, reference, here)),
     )
     figure.update_layout(margin={"l": 36})
     return figure
@@ -109,13 +118,13 @@ def curve(
 _ABOVE_LEFT = {"xanchor": "left", "yanchor": "bottom"}
 
 
-def _add_band(figure: go.Figure, points: Sequence[CurvePoint], mode: str) -> None:
+def _add_band(figure: go.Figure, points: Sequence[CurvePoint], axis: ScoreAxis, mode: str) -> None:
     x = [100 * point.keep for point in points]
     figure.add_trace(
         go.Scatter(
             x=x + x[::-1],
-            y=[100 * point.metric.high for point in points]
-            + [100 * point.metric.low for point in points][::-1],
+            y=[axis.at(point.metric.high) for point in points]
+            + [axis.at(point.metric.low) for point in points][::-1],
             fill="toself",
             mode="lines",
             line={"width": 0},
@@ -126,12 +135,14 @@ def _add_band(figure: go.Figure, points: Sequence[CurvePoint], mode: str) -> Non
     )
 
 
-def _add_points(figure: go.Figure, points: Sequence[CurvePoint], mode: str, machine: str) -> None:
+def _add_points(
+    figure: go.Figure, points: Sequence[CurvePoint], axis: ScoreAxis, mode: str, machine: str
+) -> None:
     colours = theme.palette(mode)
     figure.add_trace(
         go.Scatter(
             x=[100 * point.keep for point in points],
-            y=[100 * point.metric.value for point in points],
+            y=[axis.at(point.metric.value) for point in points],
             customdata=[hover(point.metric, machine) for point in points],
             mode="lines+markers",
             line={"width": 2.2, "color": colours.flash},
@@ -146,13 +157,15 @@ def _add_line(figure: go.Figure, y: float, colour: str, dash: str) -> None:
     figure.add_hline(y=y, line={"width": 1.2, "dash": dash, "color": colour})
 
 
-def _add_here(figure: go.Figure, here: tuple[float, Metric], mode: str, machine: str) -> dict[str, object]:
+def _add_here(
+    figure: go.Figure, here: tuple[float, Metric], axis: ScoreAxis, mode: str, machine: str
+) -> dict[str, object]:
     keep, metric = here
     colours = theme.palette(mode)
     figure.add_trace(
         go.Scatter(
             x=[100 * keep],
-            y=[100 * metric.value],
+            y=[axis.at(metric.value)],
             mode="markers",
             name="you are here",
             marker={"size": 13, "color": colours.flash, "line": {"width": 2.5, "color": colours.surface}},
@@ -165,28 +178,24 @@ def _add_here(figure: go.Figure, here: tuple[float, Metric], mode: str, machine:
         "<b>you are here</b>",
         colour=colours.flash,
         x=100 * keep,
-        y=100 * metric.value,
-        xshift=-8 if right else 8,
-        yshift=-11,
+        y=axis.noted(metric.value),
+        xshift=-8 if right and not metric.lower_is_better else 8,
+        yshift=11 if metric.lower_is_better else -11,
         xanchor="right" if right else "left",
-        yanchor="top",
+        # On the side of a falling or rising curve where there is room.
+        yanchor="bottom" if metric.lower_is_better else "top",
     )
 
 
-def _range(
+def _values(
     points: Sequence[CurvePoint],
     coming: Sequence[CurvePoint],
     reference: Metric | None,
     here: tuple[float, Metric] | None,
-) -> tuple[float, float]:
-    lows = [p.metric.low for p in (*points, *coming)]
-    highs = [p.metric.high for p in (*points, *coming)]
+) -> list[float]:
+    """All that the y axis has to hold."""
+    found = [end for point in (*points, *coming) for end in (point.metric.low, point.metric.high)]
     for metric in (reference, here[1] if here else None):
         if metric is not None:
-            lows += [metric.low] if metric.floor is None else [metric.floor, metric.low]
-            highs.append(metric.high)
-    if not lows:
-        return 0.0, 100.0
-    low, high = 100 * min(lows), 100 * max(highs)
-    pad = max(2.0, 0.08 * (high - low))
-    return max(-2.0, low - pad), min(108.0, high + pad * 1.5)
+            found += [metric.low, metric.high, *([] if metric.floor is None else [metric.floor])]
+    return found

@@ -35,8 +35,8 @@ _ALLOCATION_TEXT = Calibration(samples=512)
 class Setting:
     """What a budget is for: a model, a method, an allocator, and the text that it measures on.
 
-    samples: pieces of the model's evaluation set, or windows of its text, that the result is scored on; 0 for none.
-    batch and seq are those of a latency.
+    samples: pieces of the model's evaluation set, or windows of its text, that the result is scored on, 512 and
+    64 if None; 0 for none. batch and seq are those of a latency.
     """
 
     model: str
@@ -46,7 +46,7 @@ class Setting:
     dtype: str = "fp32"
     device: str = "auto"
     calibration: Calibration = _ALLOCATION_TEXT
-    samples: int = 512
+    samples: int | None = None
     batch: int = 8
     seq: int = 128
     step: int | None = None
@@ -116,7 +116,7 @@ def plan_for_budget(
     budget = Budget(kind, amount, fixed)
     found = allocate_for(setting, loaded, spectra, budget, costs, text, report)
     scorer = None
-    if setting.samples and can_score(loaded):
+    if setting.samples != 0 and can_score(loaded):
         scorer = Scorer.of(loaded, spectra, setting.samples, setting.seed)
     report("Scoring the plan", 0.9)
     timed = None
@@ -186,7 +186,7 @@ def prepare(
     """The model, its spectra, and the text to allocate on; None where the model has none and none is needed."""
     if setting.allocator not in ALLOCATORS:
         raise InputError(f"allocator must be one of {', '.join(ALLOCATORS)}, got {setting.allocator!r}")
-    if setting.samples < 0:
+    if setting.samples is not None and setting.samples < 0:
         raise InputError(f"samples must be 0 or more, got {setting.samples}")
     report("Loading the model", 0.0)
     loaded = session.model(setting.model, setting.dtype, setting.device, setting.per_head)

@@ -24,7 +24,7 @@ class Scorer:
     dense: Metric
 
     @classmethod
-    def of(cls, loaded: LoadedModel, spectra: Spectra, samples: int, seed: int) -> Self:
+    def of(cls, loaded: LoadedModel, spectra: Spectra, samples: int | None, seed: int) -> Self:
         """Raises what `flashsvd.evaluation.held_out.held_out` raises."""
         held = held_out(loaded, samples, seed)
         return cls(loaded, spectra, held, held.score(loaded.model))

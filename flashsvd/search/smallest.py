@@ -74,7 +74,7 @@ def smallest_within(
             f"expected a limit of 0 or more, a tolerance within (0, 1) and a smallest keep within "
             f"(0, {_LARGEST_KEEP}), got {limit:g}, {tolerance:g} and {smallest_keep:g}"
         )
-    if setting.samples < 1:
+    if setting.samples is not None and setting.samples < 1:
         raise InputError(f"samples must be at least 1 to measure a loss, got {setting.samples}")
     report = progress or (lambda stage, share: None)
     started = time.perf_counter()

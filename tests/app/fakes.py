@@ -57,6 +57,30 @@ def metric(value: float, n: int = 512) -> Metric:
     return Metric("accuracy", value, n, max(0.0, value - half), min(1.0, value + half), 0.11, 0)
 
 
+def perplexity(value: float, n: int = 32_768) -> Metric:
+    return Metric("perplexity", value, n, 0.97 * value, 1.03 * value, None, 0, counted="tokens")
+
+
+def language(result: Comparison, flash: float, dense: float = 4.1) -> Comparison:
+    """The same run of a language model."""
+    runs = tuple(
+        dataclasses.replace(run, metric=perplexity(dense if run.engine == "dense" else flash))
+        for run in result.runs
+    )
+    return dataclasses.replace(result, runs=runs)
+
+
+def language_curve(name: str = "stdlib-llama") -> Curve:
+    """Perplexity that falls from thousands to the dense 4.1."""
+    points = tuple(
+        dataclasses.replace(point, metric=perplexity(4.1 + 3000 * float(np.exp(-12 * point.keep))))
+        for point in curve_points()
+    )
+    return dataclasses.replace(
+        curve(), model=dataclasses.replace(INFO, name=name), dense=perplexity(4.1), points=points
+    )
+
+
 def events(
     peak_bytes: int, layers: int = 6, per_layer: int = 40, weight_bytes: int = 24 * MIB
 ) -> pd.DataFrame:

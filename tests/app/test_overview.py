@@ -94,7 +94,7 @@ def test_random_weights_have_no_accuracy(open_app: Open, desk: Desk) -> None:
     desk.recordings["bert-base"] = fakes.FakeRecording(fakes.comparison(info=info), None, {})
     words = html(open_app(model="bert-base"))
     assert "accuracy does not apply: random weights" in words and "does not apply" in words
-    assert "No accuracy here" in words
+    assert "No score here" in words
 
 
 def test_a_preset_without_recording_explains_itself(open_app: Open) -> None:

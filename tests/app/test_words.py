@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from app.words import cards, red_gate, sentence, times, winners
+from app.words import cards, red_gate, score_words, sentence, times, winners
 from flashsvd.results import Comparison, Quantiles
 from tests.app import fakes
 
@@ -43,6 +43,31 @@ def test_speed_in_every_direction(ms: float, words: str) -> None:
 )
 def test_accuracy_in_every_direction(score: float, words: str) -> None:
     assert words in said(fakes.comparison(score=score))
+
+
+@pytest.mark.parametrize(
+    ("flash", "words", "note", "tone"),
+    [
+        (4.6, "and perplexity rises from 4.10 to 4.60.", "12.2 % over dense, lower is better", "bad"),
+        (4.15, "and perplexity rises from 4.10 to 4.15.", "1.2 % over dense, inside ±", "plain"),
+        (4.101, "at the same perplexity.", "the same as dense", "plain"),
+        (3.8, "and perplexity falls from 4.10 to 3.80.", "7.3 % under dense, lower is better", "good"),
+        (5219.0, "and perplexity rises from 4.10 to 5,219.", "1273x dense, lower is better", "bad"),
+    ],
+)
+def test_perplexity_in_every_direction(flash: float, words: str, note: str, tone: str) -> None:
+    result = fakes.language(fakes.comparison(), flash)
+    card = cards(result)[2]
+    assert said(result).endswith(words)
+    assert (card.note, card.tone, card.label) == (note, tone, "Perplexity, n = 32.8 k")
+    assert "equally likely" in card.hover and "32,768 tokens" in card.hover and 0 < card.bar <= 1
+    assert "%" not in card.value and "±" in card.value
+
+
+def test_the_line_below_the_curve_names_its_score() -> None:
+    assert score_words(fakes.metric(0.9)) == "accuracy %, 95 % band"
+    assert score_words(fakes.perplexity(4.1)) == "perplexity, lower is better, log scale, 95 % band"
+    assert score_words(None) == "95 % band"
 
 
 def test_memory_in_every_direction() -> None:

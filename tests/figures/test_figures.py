@@ -17,6 +17,7 @@ from flashsvd.figures import theme
 from flashsvd.figures.curve import curve
 from flashsvd.figures.grid import rank_grid
 from flashsvd.figures.sampling import envelope
+from flashsvd.figures.score_axis import ScoreAxis
 from flashsvd.figures.spectrum import spectrum
 from flashsvd.figures.timeline import MAX_POINTS, layer_progress, timeline, track
 from flashsvd.ranks import RankPlan
@@ -140,6 +141,32 @@ def test_curve_has_band_dense_line_floor_and_marker() -> None:
     assert "dense 89.0" in texts(figure) and "you are here" in texts(figure) and "your plan" in texts(figure)
     for words in ("n = 512", "seed 0", "CPU, 2 cores"):
         assert words in line.customdata[0]
+
+
+def test_a_curve_of_perplexity_is_logarithmic_and_names_its_tokens() -> None:
+    result = fakes.language_curve()
+    figure = curve(result, here=(0.5, fakes.perplexity(11.5)), plan_keep=0.3, machine="CPU, 2 cores")
+    line = trace(figure, "curve")
+    assert list(line.y) == sorted(line.y, reverse=True) and line.y[-1] == pytest.approx(4.1, rel=0.01)
+    axis = figure.layout.yaxis
+    assert axis.type == "log"
+    low, high = (10**end for end in axis.range)
+    assert low < 0.97 * min(line.y) and high > 1.03 * max(line.y)
+    assert all(low <= mark <= high for mark in axis.tickvals) and len(axis.tickvals) >= 3
+    assert {4.1} == {shape.y0 for shape in figure.layout.shapes if shape.y0 == shape.y1}
+    notes = {note.text: note.y for note in figure.layout.annotations}
+    assert notes["dense 4.10"] == pytest.approx(math.log10(4.1))
+    assert notes["<b>you are here</b>"] == pytest.approx(math.log10(11.5))
+    assert "commonest" not in texts(figure)
+    assert "perplexity 4.12 (3.99 to 4.24)<br>n = 32,768 tokens, seed 0" in line.customdata[-1]
+
+
+@pytest.mark.parametrize("values", [[4.0, 4.1], [4.0, 7.0], [4.0, 30.0], [4.0, 500.0], [4.0, 105_474.0]])
+def test_a_logarithmic_axis_has_some_marks_at_any_height(values: list[float]) -> None:
+    settings = ScoreAxis(percent=False).settings("light", values)
+    assert 3 <= len(settings["tickvals"]) <= 8
+    assert len(set(settings["ticktext"])) == len(settings["tickvals"])
+    assert settings["range"][0] < math.log10(min(values)) < math.log10(max(values)) < settings["range"][1]
 
 
 def test_curve_draws_points_as_they_come_and_nothing_at_all() -> None:
