@@ -44,9 +44,11 @@ def check_compiled(tensor: torch.Tensor) -> None:
         )
 
 
-def check_projection(name: str, proj: Projection, heads: int, head_dim: int, like: torch.Tensor) -> None:
-    """Raise InputError unless every part of `proj` fits `heads` heads of `head_dim` and matches `like`, which
-    is q.p."""
+def check_projection(
+    name: str, proj: Projection, heads: int, head_dim: int, like: torch.Tensor, seq: int
+) -> None:
+    """Raise InputError unless every part of `proj` fits `seq` tokens of `heads` heads of `head_dim` and matches
+    `like`, which is q.p."""
     p, u, bias, layout, table = proj
     check_activation(f"{name}.p", p)
     if (u is None) != (layout is None):
@@ -56,7 +58,7 @@ def check_projection(name: str, proj: Projection, heads: int, head_dim: int, lik
     if layout is not None and layout.heads != heads:
         raise InputError(f"{name}.layout must have {heads} heads, got {layout.heads}")
     width = heads * head_dim if layout is None else layout.p_width
-    check_tensor(f"{name}.p", p, (*like.shape[:2], width), like, like_name="q.p")
+    check_tensor(f"{name}.p", p, (like.shape[0], seq, width), like, like_name="q.p")
     if u is not None and layout is not None:
         check_tensor(f"{name}.u", u, (layout.u_rows, head_dim), like, like_name="q.p")
     if bias is not None:
@@ -82,6 +84,29 @@ def check_key_mask(key_mask: torch.Tensor, like: torch.Tensor, *, like_name: str
         )
     if key_mask.device != like.device:
         raise InputError(f"key_mask is on {key_mask.device} but {like_name} on {like.device}; move it")
+
+
+def check_window(window: object) -> None:
+    """Raise InputError unless `window` is a whole number of at least 0, or None."""
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 0):
+        raise InputError(f"window must be a whole number of at least 0, or None, got {window!r}")
+
+
+def count_keys(k: torch.Tensor, q: torch.Tensor, causal: object, *, name: str, like_name: str) -> int:
+    """How many keys k [B, T, width] has to have, or may have, for q [B, S, width]: S, and with `causal` T from S up.
+
+    Raises InputError for a `causal` that is no truth value and for fewer keys than queries.
+    """
+    if not isinstance(causal, bool):
+        raise InputError(f"causal must be True or False, got {causal!r}")
+    if not causal or k.dim() != 3:
+        return q.shape[1]
+    if k.shape[1] < q.shape[1]:
+        raise InputError(
+            f"{name} must have at least the {q.shape[1]} tokens of {like_name}, which are its last ones, got "
+            f"{k.shape[1]}"
+        )
+    return k.shape[1]
 
 
 def may_overlap(a: torch.Tensor, b: torch.Tensor) -> bool:

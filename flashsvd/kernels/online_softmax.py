@@ -19,6 +19,7 @@ def attend_in_tiles(
     read_k: ReadTile,
     read_v: ReadTile,
     out: torch.Tensor,
+    keys: int,
     score_widths: Sequence[int],
     value_widths: Sequence[int],
     group: int,
@@ -26,31 +27,33 @@ def attend_in_tiles(
     scale: float,
     tiles: AttentionStreamTiles,
     window: int | None = None,
+    causal: bool = False,
 ) -> torch.Tensor:
-    """Fill `out` [B, S, W] with softmax(q kᵀ·scale) v, the query heads side by side, and return it.
+    """Fill `out` [B, S, W] with softmax(q kᵀ·scale) v over `keys` keys, the query heads side by side, and return it.
 
     score_widths and value_widths: columns of q and k, and of v, per kv head; `group` query heads read one kv
     head. Those are stacked as rows, so one key tile serves them all. A tile of `out` is written after the
-    last use of the tile of q in its place. window: keys further than this from a query, to either side, do not
-    count, and tiles with no other keys are never read. Source: FlashAttention-2, arXiv 2307.08691.
+    last use of the tile of q in its place. The last query stands at the place of the last key. window: keys further
+    than this from a query, to either side, do not count; causal: nor do keys behind it. Tiles with no other keys are
+    never read. Source: FlashAttention-2, arXiv 2307.08691.
     """
     # B batch, S sequence, G query heads per kv head, hs and hv columns of q, k and of v; a tile has BB
     # sequences, BM query rows and BN keys.
     batch, seq = out.shape[:2]
-    queries, keys = tiles.block_b * group * tiles.block_m, tiles.block_b * tiles.block_n
+    query_rows, key_rows = tiles.block_b * group * tiles.block_m, tiles.block_b * tiles.block_n
     widest_score, widest_value = max(score_widths), max(value_widths)
     # Of full size at once: one grown for a later, wider head would live beside the one it replaces.
     buffers = _Buffers(
         accumulate_dtype(out.dtype),
         out.device,
-        q=queries * widest_score,
-        acc=queries * widest_value,
-        k=keys * widest_score,
-        v=keys * widest_value,
-        scores=queries * tiles.block_n,
-        total=queries,
-        pivot=queries,
-        tile_pivot=queries,
+        q=query_rows * widest_score,
+        acc=query_rows * widest_value,
+        k=key_rows * widest_score,
+        v=key_rows * widest_value,
+        scores=query_rows * tiles.block_n,
+        total=query_rows,
+        pivot=query_rows,
+        tile_pivot=query_rows,
     )
     for b0 in range(0, batch, tiles.block_b):
         b = slice(b0, min(b0 + tiles.block_b, batch))
@@ -71,20 +74,20 @@ def attend_in_tiles(
                     elif tile is not part:
                         part.copy_(tile)
                 softmax = _OnlineSoftmax(buffers, q_tile, value_width, scale)
-                for n0 in range(0, seq, tiles.block_n):
-                    n = slice(n0, min(n0 + tiles.block_n, seq))
-                    if window is not None and (
-                        n.start > m.stop - 1 + window or n.stop - 1 < m.start - window
-                    ):
+                # Of the tile's first query and last.
+                places = keys - seq + m.start, keys - seq + m.stop - 1
+                for n0 in range(0, keys, tiles.block_n):
+                    n = slice(n0, min(n0 + tiles.block_n, keys))
+                    if _hidden(places, n, causal, window):
                         continue
                     # [BB, BN, hs]
                     k_tile = read_k(kv_head, b, n, buffers.view("k", count, n.stop - n.start, score_width))
                     # [BB, BN, hv]
                     v_tile = read_v(kv_head, b, n, buffers.view("v", count, n.stop - n.start, value_width))
                     allowed = None if key_mask is None else key_mask[b, None, n]
-                    if window is not None:
-                        near = _near(m, n, window, group, out.device)
-                        allowed = near if allowed is None else allowed & near
+                    seen = _seen(places, n, causal, window, group, out.device)
+                    if seen is not None:
+                        allowed = seen if allowed is None else allowed & seen
                     softmax.add(k_tile, v_tile, allowed)
                 # [BB, G*BM, hv]
                 result = softmax.finish()
@@ -95,10 +98,29 @@ def attend_in_tiles(
     return out
 
 
-def _near(m: slice, n: slice, window: int, group: int, device: torch.device) -> torch.Tensor:
-    """bool [1, G*BM, BN]: which keys of a tile lie within the window of each query row."""
-    rows = torch.arange(m.start, m.stop, device=device).repeat(group)
-    return (rows[:, None] - torch.arange(n.start, n.stop, device=device)).abs()[None] <= window
+def _hidden(places: tuple[int, int], n: slice, causal: bool, window: int | None) -> bool:
+    """Whether no query from the first of `places` to the last sees any key of a tile."""
+    first, last = places
+    ahead = 0 if causal else window
+    return (ahead is not None and n.start > last + ahead) or (
+        window is not None and n.stop - 1 < first - window
+    )
+
+
+def _seen(
+    places: tuple[int, int], n: slice, causal: bool, window: int | None, group: int, device: torch.device
+) -> torch.Tensor | None:
+    """bool [1, G*BM, BN]: which keys of a tile each query row sees by their places; None where it sees all."""
+    first, last = places
+    ahead = 0 if causal else window
+    if (ahead is None or n.stop - 1 <= first + ahead) and (window is None or n.start >= last - window):
+        return None
+    # [BM, BN]
+    back = torch.arange(first, last + 1, device=device)[:, None] - torch.arange(n.start, n.stop, device=device)
+    seen = torch.ones_like(back, dtype=torch.bool) if ahead is None else back >= -ahead
+    if window is not None:
+        seen &= back <= window
+    return seen.repeat(group, 1)[None]
 
 
 class _Buffers:

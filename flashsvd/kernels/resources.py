@@ -23,17 +23,17 @@ from typing import Any
 import torch
 
 from flashsvd.errors import InputError
+from flashsvd.kernels.attention.compile_case import AttentionCase, attention_cases
 from flashsvd.kernels.backend import interpreting
 from flashsvd.kernels.ffn.hopper_case import HopperCase, hopper_cases
 from flashsvd.kernels.ffn.tiles import ffn_tiles
 from flashsvd.kernels.ffn_block.hopper_case import BlockCase, block_cases
 from flashsvd.kernels.gluon_case import SM as HOPPER
-from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.linear.hopper_case import LinearCase, linear_cases
 from flashsvd.kernels.rank_space.compile_case import RankSpaceCase, rank_space_cases
 from flashsvd.kernels.rank_space.hopper_case import RankSpaceHopperCase, rank_space_hopper_cases
 from flashsvd.kernels.rebuild.compile_case import RebuildCase, rebuild_cases
-from flashsvd.kernels.tiles import attention_tiles, shared_limit_bytes
+from flashsvd.kernels.tiles import shared_limit_bytes
 
 _TYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
@@ -52,21 +52,6 @@ class Resources:
     stack_bytes: int | None
     """Per thread; above 0, registers were spilled."""
     triton_version: str
-
-
-@dataclass(frozen=True)
-class AttentionCase:
-    """One way to compile the attention kernel; `layouts` of q, k and v, None where dense."""
-
-    name: str
-    dtype: torch.dtype
-    head_dim: int
-    layouts: tuple[HeadLayout | None, HeadLayout | None, HeadLayout | None]
-    masked: bool
-    biased: bool = True
-    group: int = 1
-    seq: int = 512
-    stride_align: int = 16
 
 
 @dataclass(frozen=True)
@@ -93,21 +78,8 @@ Case = AttentionCase | FfnCase | RankSpaceCase | RebuildCase | GluonCase
 
 def default_cases() -> tuple[Case, ...]:
     """A spread over dtypes, dense and low rank, odd ranks, masks and rank loops."""
-
-    def all_three(ranks: tuple[int, ...]) -> tuple[HeadLayout, HeadLayout, HeadLayout]:
-        return (HeadLayout(ranks),) * 3
-
-    shared = HeadLayout((384,) * 12, shared=True)
-    odd = all_three((7, 59))
     return (
-        AttentionCase("bf16 r40 h64 mask", torch.bfloat16, 64, all_three((40,) * 12), masked=True),
-        AttentionCase("bf16 r32 h64", torch.bfloat16, 64, all_three((32,) * 12), masked=False),
-        AttentionCase("fp16 odd ranks h80", torch.float16, 80, odd, masked=False, seq=1025, stride_align=2),
-        AttentionCase("bf16 dense h128 mask", torch.bfloat16, 128, (None,) * 3, masked=True, biased=False),
-        AttentionCase("fp16 r64 h128", torch.float16, 128, all_three((64, 64)), masked=False),
-        AttentionCase("bf16 shared r384 h64 mask", torch.bfloat16, 64, (shared,) * 3, masked=True),
-        AttentionCase("fp32 r40 h64 mask", torch.float32, 64, all_three((40,) * 12), masked=True),
-        AttentionCase("fp32 odd ranks h128", torch.float32, 128, odd, masked=False, stride_align=2),
+        *attention_cases(),
         FfnCase("bf16 R1 240 R2 240 gelu", torch.bfloat16, 240, 240, "gelu"),
         FfnCase("fp16 R1 59 R2 40 relu", torch.float16, 59, 40, "relu"),
         FfnCase("bf16 R1 768 R2 768 gelu_tanh", torch.bfloat16, 768, 768, "gelu_tanh"),
@@ -140,10 +112,7 @@ def compile_case(case: Case, sm: int) -> Resources:
     if isinstance(case, GluonCase):
         source, launch = case.source()
         return _resources(case.name, sm, launch, source)
-    if isinstance(case, RankSpaceCase | RebuildCase):
-        fn, constants, launch = case.kernel()
-    else:
-        fn, constants, launch = _attention(case) if isinstance(case, AttentionCase) else _ffn(case, sm)
+    fn, constants, launch = _ffn(case, sm) if isinstance(case, FfnCase) else case.kernel()
     signature = {
         name: "constexpr" if name in constants else _argument_type(name, case.dtype) for name in fn.arg_names
     }
@@ -177,25 +146,6 @@ def _resources(name: str, sm: int, launch: dict[str, int], source: Any) -> Resou
 def runs_on(case: Case, sm: int) -> bool:
     """Whether a kernel's instructions exist there."""
     return sm == HOPPER if isinstance(case, GluonCase) else True
-
-
-def _attention(case: AttentionCase) -> tuple[Any, dict[str, Any], dict[str, int]]:
-    from flashsvd.kernels.attention.launch import attention_constants
-    from flashsvd.kernels.attention.triton_kernel import attention_kernel
-
-    wide_loads = case.stride_align * case.dtype.itemsize % 16 == 0
-    tiles = attention_tiles(case.seq, case.head_dim, case.layouts, case.dtype, wide_loads=wide_loads)
-    constants = attention_constants(
-        case.seq,
-        case.layouts,
-        (case.biased, case.biased),
-        case.group,
-        case.head_dim,
-        case.masked,
-        case.stride_align,
-        tiles,
-    )
-    return attention_kernel, constants, {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
 
 
 def _ffn(case: FfnCase, sm: int) -> tuple[Any, dict[str, Any], dict[str, int]]:
@@ -247,6 +197,7 @@ def _argument_type(name: str, dtype: torch.dtype) -> str:
         return "fp32"
     if "stride" in name or name in (
         "seq",
+        "keys",
         "heads",
         "window",
         "rows",
@@ -266,7 +217,7 @@ def _argument_type(name: str, dtype: torch.dtype) -> str:
 
 def _aligned_numbers(case: Case) -> frozenset[str]:
     """Sizes and strides that a launch of this case would find divisible by 16, as Triton itself checks."""
-    if isinstance(case, RebuildCase):
+    if isinstance(case, RebuildCase | AttentionCase):
         return case.aligned_numbers
     if not isinstance(case, FfnCase):
         # Their own business: constants say what divides the strides, or the case makes its source itself.

@@ -34,9 +34,16 @@ def shortlist(default: T, changes: Iterable[dict[str, int]], fits: Callable[[T],
 
 
 def attention_candidates(
-    default: AttentionTiles, seq: int, dtype: torch.dtype, shared_limit_bytes: int, *, loose: bool = False
+    default: AttentionTiles,
+    rows: int,
+    dtype: torch.dtype,
+    shared_limit_bytes: int,
+    *,
+    loose: bool = False,
+    keys: int | None = None,
 ) -> tuple[AttentionTiles, ...]:
-    """Of the Triton attention kernel. loose: whether half types are loaded in pieces under 16 bytes, where nothing but
+    """Of the Triton attention kernel for `rows` queries, those of heads that share tiles counted together, and as many
+    keys unless given. loose: whether half types are loaded in pieces under 16 bytes, where nothing but
     the default is known to be compiled right."""
     if loose and dtype.itemsize < 4:
         return (default,)
@@ -44,7 +51,7 @@ def attention_candidates(
     def fits(tiles: AttentionTiles) -> bool:
         return (
             attention_shared_bytes(tiles, dtype) <= shared_limit_bytes
-            and _block_fits(tiles.block_m, tiles.block_n, seq, dtype)
+            and _block_fits(tiles.block_m, tiles.block_n, rows, dtype, keys)
             and _sums_fit(tiles.block_m, tiles.block_h + tiles.block_n, tiles.num_warps)
         )
 
@@ -52,14 +59,19 @@ def attention_candidates(
 
 
 def rank_space_candidates(
-    default: RankSpaceTiles, seq: int, dtype: torch.dtype, shared_limit_bytes: int
+    default: RankSpaceTiles,
+    seq: int,
+    dtype: torch.dtype,
+    shared_limit_bytes: int,
+    *,
+    keys: int | None = None,
 ) -> tuple[RankSpaceTiles, ...]:
-    """Of the Triton rank-space kernel."""
+    """Of the Triton rank-space kernel; as many keys as queries unless given."""
 
     def fits(tiles: RankSpaceTiles) -> bool:
         return (
             rank_space_shared_bytes(tiles, dtype) <= shared_limit_bytes
-            and _block_fits(tiles.block_m, tiles.block_n, seq, dtype)
+            and _block_fits(tiles.block_m, tiles.block_n, seq, dtype, keys)
             and _sums_fit(tiles.block_m, tiles.block_value + tiles.block_n, tiles.num_warps)
         )
 
@@ -122,10 +134,10 @@ def _changes(m: int, n: int, default: AttentionTiles | RankSpaceTiles) -> list[d
     ]
 
 
-def _block_fits(block_m: int, block_n: int, seq: int, dtype: torch.dtype) -> bool:
+def _block_fits(block_m: int, block_n: int, rows: int, dtype: torch.dtype, keys: int | None = None) -> bool:
     """Neither above what holds the sequence nor so low that a product is mostly loads; 16 rows of fp32 spilled 6 KB."""
-    most = next_power_of_two(seq)
-    return 32 <= block_m <= most and (16 if dtype.itemsize >= 4 else 32) <= block_n <= most
+    most_m, most_n = next_power_of_two(rows), next_power_of_two(rows if keys is None else keys)
+    return 32 <= block_m <= most_m and (16 if dtype.itemsize >= 4 else 32) <= block_n <= most_n
 
 
 def _sums_fit(block_m: int, columns: int, warps: int) -> bool:

@@ -69,9 +69,19 @@ class FfnStreamTiles:
 
 
 def attention_stream_tiles(
-    batch: int, seq: int, group: int, head_dim: int, max_rank: int, dtype: torch.dtype
+    batch: int,
+    seq: int,
+    group: int,
+    head_dim: int,
+    max_rank: int,
+    dtype: torch.dtype,
+    *,
+    keys: int | None = None,
+    rotary: bool = False,
 ) -> AttentionStreamTiles:
     """Tiles of the torch attention loop for `group` query heads per kv head; max_rank 0 means all dense.
+
+    keys: how many there are, as many as queries unless given. rotary: whether tiles of q and k are turned.
 
     Long tiles first: with all keys in one tile nothing is rebuilt twice. Then as many sequences as the budget
     holds, so that a short sequence still gives matrix products worth a call.
@@ -85,9 +95,12 @@ def attention_stream_tiles(
         elements = queries * (2 * head_dim + 5) + 2 * keys * head_dim + queries * keys
         if cast:
             elements += max(block_m, block_n) * max(max_rank, head_dim)
+        if rotary:
+            # Half a tile as it was, its cosines and its sines.
+            elements += 2 * max(block_m, block_n) * head_dim
         return elements * size
 
-    block_m = block_n = min(seq, 256)
+    block_m, block_n = min(seq, 256), min(seq if keys is None else keys, 256)
     while per_sequence(block_m, block_n) > STREAM_BUDGET_BYTES and max(group * block_m, block_n) > 16:
         if group * block_m >= block_n and block_m > 1:
             block_m = -(-block_m // 2)
@@ -118,7 +131,11 @@ def ffn_stream_tiles(
 
 @dataclass(frozen=True)
 class AttentionTiles:
-    """Tiles of the Triton attention kernel; the three rank tiles are for q, k and v (unused where dense)."""
+    """Tiles of the Triton attention kernel; the three rank tiles are for q, k and v (unused where dense).
+
+    block_c: columns of a tile of q or k, half a head where they are turned. members: heads of a group whose queries are
+    rows of one tile.
+    """
 
     block_m: int
     block_n: int
@@ -127,6 +144,13 @@ class AttentionTiles:
     one_pass: tuple[bool, bool, bool]
     num_warps: int
     num_stages: int
+    block_c: int
+    members: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one tile of queries."""
+        return self.block_m // self.members
 
 
 @dataclass(frozen=True)
@@ -159,10 +183,14 @@ def attention_tiles(
     dtype: torch.dtype,
     *,
     wide_loads: bool = True,
+    keys: int | None = None,
+    group: int = 1,
+    rotary: bool = False,
 ) -> AttentionTiles:
     """Tiles of the Triton attention kernel for the layouts of q, k and v (None: dense).
 
-    wide_loads: whether pointers and strides allow loads of 16 bytes, where the ranks do.
+    wide_loads: whether pointers and strides allow loads of 16 bytes, where the ranks do. keys: how many there are, as
+    many as queries unless given. group: query heads per kv head. rotary: whether q and k are turned.
 
     A rank of up to 64 is rebuilt in one product whose factor stays on chip for the whole key loop; larger
     ranks loop over tiles of it. For bf16 and head dim 64, 128 rows by 64 keys with 4 warps and 3 stages was the
@@ -171,9 +199,10 @@ def attention_tiles(
     max_ranks = [0 if layout is None else layout.max_rank for layout in layouts]
     full = dtype.itemsize >= 4
     block_h = next_power_of_two(head_dim)
+    block_c = next_power_of_two(head_dim // 2) if rotary else block_h
     # Never wider than the head: Triton 3.6 on sm_90 kept a loop-invariant factor [64, 32] of v in shared memory
     # and read past it (wrong rows, then an illegal address); the same factor in tiles of 32 is right.
-    limit = min(block_h, 32 if full and block_h > 64 else 64)
+    limits = [min(columns, 32 if full and block_h > 64 else 64) for columns in (block_c, block_c, block_h)]
     # Half types that are loaded in pieces under 16 bytes take 64 columns where the head has them: on sm_90, Triton 3.6
     # made wrong rows of narrower tiles. Others take what holds the rank: a tile of 64 for rank 32 costs a tenth
     # (S = 512: 115.9 us against 105.6).
@@ -181,12 +210,13 @@ def attention_tiles(
     loose = [not wide_loads or start % 8 != 0 for start in starts]
     block_r = [
         min(next_power_of_two(rank, 64 if narrow and not full else 16), limit)
-        for rank, narrow in zip(max_ranks, loose, strict=True)
+        for rank, narrow, limit in zip(max_ranks, loose, limits, strict=True)
     ]
+    members = _members(group)
     block_m = 32 if full else 64 if block_h > 64 else 128
     block_n = 32 if full else 64
-    block_m = min(block_m, next_power_of_two(seq))
-    block_n = min(block_n, next_power_of_two(seq))
+    block_m = min(block_m, next_power_of_two(seq * members))
+    block_n = min(block_n, next_power_of_two(seq if keys is None else keys))
     one_pass = [rank <= block for rank, block in zip(max_ranks, block_r, strict=True)]
     # [16384 / S, S], 12 heads of 64, rank 32, bf16, H200, us at S = 512, 1024, 2048 and 4096:
     #   128 x 64, 4 warps, 3 stages   105.6  183.2  334.4  637.3
@@ -205,11 +235,24 @@ def attention_tiles(
         (one_pass[0], one_pass[1], one_pass[2]),
         num_warps=8 if full or (crowded and block_m * block_h >= 8192) else 4,
         num_stages=2 if crowded else 3,
+        block_c=block_c,
+        members=members,
     )
 
 
-def rank_space_tiles(seq: int, score: HeadLayout, value: HeadLayout, dtype: torch.dtype) -> RankSpaceTiles:
-    """Tiles of the Triton rank-space kernel for the ranks of its kv heads.
+def _members(group: int) -> int:
+    """Heads of a group whose queries share tiles: all, or as many as divide it and leave a tile a few tokens of each.
+
+    >>> [_members(group) for group in (1, 4, 7, 8, 16, 40, 71)]
+    [1, 4, 7, 8, 16, 10, 1]
+    """
+    return max(count for count in range(1, 17) if group % count == 0)
+
+
+def rank_space_tiles(
+    seq: int, score: HeadLayout, value: HeadLayout, dtype: torch.dtype, *, keys: int | None = None
+) -> RankSpaceTiles:
+    """Tiles of the Triton rank-space kernel for the ranks of its kv heads; as many keys as queries unless given.
 
     For bf16 and ranks 32 and 40, 128 rows by 64 keys with 4 warps and 3 stages was the best of a sweep, or
     within 2% of it, from S = 512 to 16384 (12 heads, H200). A score rank above 128 loops over tiles of it; a
@@ -235,7 +278,7 @@ def rank_space_tiles(seq: int, score: HeadLayout, value: HeadLayout, dtype: torc
         block_n = 32 if block_value <= 256 else 16
     return RankSpaceTiles(
         min(block_m, next_power_of_two(seq)),
-        min(block_n, next_power_of_two(seq)),
+        min(block_n, next_power_of_two(seq if keys is None else keys)),
         block_score,
         block_value,
         one_pass,

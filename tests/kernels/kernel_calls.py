@@ -12,10 +12,11 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
+from attention_cases import AttentionCase, attention_inputs, same
 from ffn_block_cases import BlockForm, block_inputs, run_block, run_hopper
 from ffn_cases import Form, operands
 from ffn_cases import run as run_op
-from kernel_cases import GPU_DTYPES, AttentionCase, attention_inputs, guarded, same
+from kernel_cases import GPU_DTYPES, guarded
 from rank_space_cases import Case, inputs_of
 from rebuild_cases import RebuildCase, rebuild_inputs
 from rotary_cases import rotary_inputs

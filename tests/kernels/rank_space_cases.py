@@ -28,6 +28,9 @@ class Case:
     mask: str | None = None
     batch: int = 2
     window: int | None = None
+    causal: bool = False
+    past: int = 0
+    """Keys before the first query; above 0 only where causal."""
 
 
 CASES = (
@@ -54,10 +57,26 @@ CASES = (
     Case("a sequence with no key", 63, (40, 7), (40, 7), mask="one empty"),
     Case("no key anywhere", 17, (40, 7), (7, 16), mask="empty"),
 )
+CAUSAL_CASES = (
+    Case("causal, one token", 1, (40, 40), (40, 40), causal=True),
+    Case("causal, one token after others", 1, (40, 7), (16, 40), causal=True, past=70, mask="left"),
+    Case("causal, odd ranks", 63, (7, 59), (59, 1), causal=True, mask="random"),
+    Case("causal, several tiles", 131, (16,), (40,), batch=1, causal=True),
+    Case("causal, several tiles after others", 97, (16,), (24,), mask="right", causal=True, past=100),
+    Case("causal, whole tiles", 128, (32,), (32,), batch=1, causal=True, past=64),
+    Case("causal, groups", 63, (7, 40), (16, 59), group=3, mask="left", causal=True, past=3),
+    Case("causal, rank loop", 33, (200, 130), (40, 7), causal=True, past=40),
+    Case("causal, a window", 131, (16, 8), (8, 16), window=40, causal=True, past=30, mask="random", batch=1),
+    Case("causal, a window of one", 33, (8,), (8,), window=0, causal=True),
+    Case("causal, a sequence with no key", 33, (40, 7), (40, 7), mask="one empty", causal=True, past=9),
+)
 LONG = Case("long", 1025, (40, 59), (59, 64), mask="random", batch=1)
 ON_GPU = (
     *CASES,
+    *CAUSAL_CASES,
     LONG,
+    Case("gpt-2", 520, (40,) * 3, (64,) * 3, causal=True),
+    Case("gpt-2 after others", 300, (40,) * 3, (40,) * 3, causal=True, past=212, mask="left"),
     Case("long, no mask", 1025, (40,) * 3, (40,) * 3),
     Case("whole tiles", 512, (32,) * 3, (64,) * 3),
     Case("whole tiles, one pass", 256, (128, 128), (128, 128), mask="right"),
@@ -78,6 +97,7 @@ class Inputs:
     scale: float
     mask: torch.Tensor | None
     window: int | None = None
+    causal: bool = False
 
     def run(self, backend: str | None, out: torch.Tensor | None = None) -> torch.Tensor:
         return rank_space_attention(
@@ -90,6 +110,7 @@ class Inputs:
             scale=self.scale,
             key_mask=self.mask,
             window=self.window,
+            causal=self.causal,
             out=out,
             backend=backend,
         )
@@ -97,12 +118,12 @@ class Inputs:
     def packed(self, guard: int = GUARD) -> Inputs:
         """The same call on column slices of one tensor, NaN between them and around every sequence."""
         widths = [tensor.shape[-1] for tensor in (self.q, self.k, self.v)]
-        batch, seq = self.q.shape[:2]
-        whole = torch.full((batch + 2, seq + 2, sum(widths) + 4 * guard), torch.nan, dtype=self.q.dtype)
-        whole = whole.to(self.q.device)[1 : 1 + batch, 1 : 1 + seq]
+        batch, keys = self.k.shape[:2]
+        whole = torch.full((batch + 2, keys + 2, sum(widths) + 4 * guard), torch.nan, dtype=self.q.dtype)
+        whole = whole.to(self.q.device)[1 : 1 + batch, 1 : 1 + keys]
         parts, column = [], guard
         for tensor, width in zip((self.q, self.k, self.v), widths, strict=True):
-            parts.append(whole[..., column : column + width].copy_(tensor))
+            parts.append(whole[:, : tensor.shape[1], column : column + width].copy_(tensor))
             column += width + guard
         return replace(self, q=parts[0], k=parts[1], v=parts[2])
 
@@ -115,20 +136,23 @@ def inputs_of(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
     """Random inputs whose scores are of about unit size, at a scale that is neither 1 nor 1/sqrt(rank)."""
     generator = torch.Generator().manual_seed(seed)
 
-    def normal(width: int) -> torch.Tensor:
-        return torch.randn(case.batch, case.seq, width, generator=generator, dtype=torch.float64).to(dtype)
+    keys = case.past + case.seq
+
+    def normal(width: int, tokens: int) -> torch.Tensor:
+        return torch.randn(case.batch, tokens, width, generator=generator, dtype=torch.float64).to(dtype)
 
     score, value = HeadLayout(case.score), HeadLayout(case.value)
     return Inputs(
-        normal(case.group * score.p_width),
-        normal(score.p_width),
-        normal(value.p_width),
+        normal(case.group * score.p_width, case.seq),
+        normal(score.p_width, keys),
+        normal(value.p_width, keys),
         score,
         value,
         case.group,
         1.25 / score.max_rank**0.5,
-        key_mask(case.mask, case.batch, case.seq, generator),
+        key_mask(case.mask, case.batch, keys, generator),
         case.window,
+        case.causal,
     )
 
 
@@ -144,10 +168,14 @@ def reference(inputs: Inputs) -> torch.Tensor:
 
     score, value = list(inputs.score.ranks), list(inputs.value.ranks)
     mask = None if inputs.mask is None else inputs.mask[:, None, :]
+    seq, keys = inputs.q.shape[1], inputs.k.shape[1]
     if inputs.window is not None:
-        place = torch.arange(inputs.q.shape[1])
-        near = (place >= place[:, None] - inputs.window) & (place <= place[:, None] + inputs.window)
+        place, key = torch.arange(keys - seq, keys), torch.arange(keys)
+        near = (key >= place[:, None] - inputs.window) & (key <= place[:, None] + inputs.window)
         mask = near[None] if mask is None else mask & near
+    if inputs.causal:
+        seen = torch.ones(1, seq, keys, dtype=torch.bool).tril(keys - seq)
+        mask = seen if mask is None else mask & seen
     out = torch.cat(
         [
             torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=inputs.scale)

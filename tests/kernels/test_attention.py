@@ -6,22 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from kernel_cases import (
+from attention_cases import (
     CASES,
-    CPU_BACKENDS,
-    DTYPES,
-    GPU_DTYPES,
     LONG,
     AttentionCase,
     AttentionInputs,
     attention_inputs,
     attention_reference,
-    guarded,
     same,
-    skip_without_interpreter,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_cases import CPU_BACKENDS, DTYPES, GPU_DTYPES, guarded, skip_without_interpreter
 
 from flashsvd.kernels import HeadLayout, Projection, flash_svd_attention
 from flashsvd.kernels.attention.stream import stream_attention

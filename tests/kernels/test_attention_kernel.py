@@ -8,22 +8,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from kernel_cases import (
+from attention_cases import (
     CASES,
-    CPU_BACKENDS,
-    DTYPES,
-    GPU_DTYPES,
     LONG,
     AttentionCase,
     AttentionInputs,
     attention_inputs,
     attention_reference,
-    guarded,
     same,
-    skip_without_interpreter,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_cases import CPU_BACKENDS, DTYPES, GPU_DTYPES, guarded, skip_without_interpreter
 
 from flashsvd.kernels import HeadLayout, flash_svd_attention
 from flashsvd.kernels.gate import assert_close, check, relative_error

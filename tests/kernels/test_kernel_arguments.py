@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from attention_cases import attention_inputs, same
 from kernel_cases import FfnCase as Case
-from kernel_cases import attention_inputs, ffn_inputs, same
+from kernel_cases import ffn_inputs
 
 from flashsvd.errors import DeviceError, InputError
 from flashsvd.kernels import HeadLayout, choose, flash_svd_attention, flash_svd_ffn, resolve
@@ -48,6 +49,17 @@ def attention(**changes: object) -> torch.Tensor:
         ({"v_bias": torch.zeros(32)}, "v.bias must have shape [64], got [32]"),
         ({"k_table": torch.zeros(2, 3)}, "int32 [2, 3]"),
         ({"k_layout": HeadLayout((8, 16))}, "k.p must have shape"),
+        ({"causal": 1}, "causal must be True or False, got 1"),
+        ({"causal": True, "k_p": torch.zeros(2, 4, 23)}, "k.p must have at least the 5 tokens of q.p"),
+        ({"causal": True, "k_p": torch.zeros(2, 6, 23)}, "v.p must have shape [2, 6, 23], got [2, 5, 23]"),
+        ({"causal": True, "key_mask": torch.ones(2, 6, dtype=torch.bool)}, "bool [2, 5]"),
+        ({"window": -1}, "window must be a whole number of at least 0"),
+        ({"window": True}, "window must be a whole number"),
+        ({"rotation": torch.zeros(2, 5, 32)}, "rotation must be (cos, sin) or None, got Tensor"),
+        ({"rotation": (torch.zeros(1, 5, 32),)}, "rotation must be (cos, sin) or None, got tuple"),
+        ({"rotation": (torch.zeros(1, 5, 16),) * 2}, "cos must be [2 or 1, 5, 32], a row per token of k"),
+        ({"rotation": (torch.zeros(1, 5, 32), torch.zeros(2, 5, 32))}, "sin must have shape [1, 5, 32]"),
+        ({"rotation": (torch.zeros(1, 32, 5).mT,) * 2}, "cos must have last stride 1"),
         ({"key_mask": torch.ones(2, 5)}, "attention_mask.bool()"),
         ({"key_mask": torch.ones(2, 6, dtype=torch.bool)}, "bool [2, 5]"),
         ({"backend": "cuda"}, "naive, torch, triton, interpret"),

@@ -9,13 +9,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import CPU_BACKENDS, DTYPES, GPU_DTYPES, skip_without_interpreter
-from rank_space_cases import CASES, GUARD, LONG, ON_GPU, Case, Inputs, expect, inputs_of, reference
+from rank_space_cases import (
+    CASES,
+    CAUSAL_CASES,
+    GUARD,
+    LONG,
+    ON_GPU,
+    Case,
+    Inputs,
+    expect,
+    inputs_of,
+    reference,
+)
 
 from flashsvd.kernels import HeadLayout, Projection, flash_svd_attention, rank_space_attention
 from flashsvd.kernels.gate import check, relative_error
 
 
-@pytest.mark.parametrize("case", [*CASES, LONG], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *CAUSAL_CASES, LONG], ids=lambda case: case.name)
 def test_definition_is_torch_attention_of_every_head(case: Case) -> None:
     inputs = inputs_of(case, torch.float64)
     assert relative_error(inputs.run("naive"), reference(inputs)) < 1e-13
@@ -23,7 +34,7 @@ def test_definition_is_torch_attention_of_every_head(case: Case) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *CAUSAL_CASES], ids=lambda case: case.name)
 def test_passes_the_gate_on_guarded_slices(case: Case, backend: str, dtype: torch.dtype) -> None:
     skip_without_interpreter(backend)
     inputs = inputs_of(case, dtype)
@@ -49,6 +60,7 @@ def test_stream_passes_the_gate_in_fp64() -> None:
         Case("many tiles", 131, (16, 8), (16, 8), mask="random", batch=1),
         Case("groups", 63, (7, 40), (7, 40), group=2, mask="one empty"),
         Case("rank loop", 33, (200, 130), (200, 130)),
+        Case("causal", 40, (16, 8), (16, 8), mask="random", causal=True, past=10),
     ],
     ids=lambda case: case.name,
 )
@@ -135,6 +147,46 @@ def take_kv_heads_in_turn(inputs: Inputs) -> Inputs:
     """Query head i reads kv head i % kv heads, where it should be i // group."""
     q = torch.stack(inputs.q.split(40, dim=-1))[[0, 2, 1, 3]]
     return replace(inputs, q=torch.cat(list(q), dim=-1))
+
+
+def see_a_key_above_the_diagonal(inputs: Inputs) -> Inputs:
+    """By one more key at the end, which nobody may attend to."""
+    batch, keys = inputs.k.shape[:2]
+    k, v = (torch.cat([part, part[:, -1:]], 1) for part in (inputs.k, inputs.v))
+    return replace(inputs, k=k, v=v, mask=torch.arange(keys + 1).expand(batch, -1) < keys)
+
+
+def see_every_key(inputs: Inputs) -> Inputs:
+    return replace(inputs, causal=False)
+
+
+@pytest.mark.parametrize("dtype", GPU_DTYPES, ids=str)
+@pytest.mark.parametrize("bug", [see_a_key_above_the_diagonal, see_every_key])
+def test_the_gate_catches_keys_behind_a_query(bug, dtype: torch.dtype) -> None:
+    inputs = inputs_of(Case("", 97, (40, 40), (40, 40), causal=True), dtype)
+    expected, baseline = reference(inputs), inputs.run("naive")
+    assert check(inputs.run("torch"), expected, baseline).passed
+    assert not check(bug(inputs).run("torch"), expected, baseline).passed
+
+
+@settings(max_examples=15, deadline=None)
+@given(cut=st.integers(0, 64), window=st.none() | st.integers(0, 70), seed=st.integers(0, 99))
+def test_pieces_of_a_prompt_give_what_the_whole_gives(cut: int, window: int | None, seed: int) -> None:
+    case = Case("", 65, (7, 16), (3, 8), group=2, mask="left", causal=True, window=window)
+    inputs = inputs_of(case, torch.float64, seed)
+    last = replace(inputs, q=inputs.q[:, cut:])
+    assert relative_error(last.run("torch"), inputs.run("torch")[:, cut:]) < 1e-12
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_tiles_above_the_diagonal_are_not_read(backend: str) -> None:
+    """Masked values of NaN would spoil a row; where no tile reads them, they cannot."""
+    skip_without_interpreter(backend)
+    inputs = inputs_of(Case("", 300, (16,), (16,), batch=1, causal=True), torch.float32)
+    v = inputs.v.clone()
+    v[:, 256:] = torch.nan
+    out = replace(inputs, v=v).run(backend)
+    assert out[:, :256].isfinite().all() and out[:, 256:].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", GPU_DTYPES, ids=str)

@@ -30,14 +30,15 @@ def test_other_calls_are_left_to_triton() -> None:
     x = torch.zeros(1, 8, 80, dtype=torch.bfloat16)
     assert hopper_tiles(512, 72, 40) is None
     # No call of a CPU is its own, and neither are these on a GPU.
-    for score, group, window in (
-        (same, 1, None),
-        (mixed, 1, None),
-        (wide, 1, None),
-        (same, 2, None),
-        (same, 1, 8),
+    for score, group, window, causal in (
+        (same, 1, None, False),
+        (mixed, 1, None, False),
+        (wide, 1, None, False),
+        (same, 2, None, False),
+        (same, 1, 8, False),
+        (same, 1, None, True),
     ):
-        assert not hopper_takes(x, x, x, score, score, group, window)
+        assert not hopper_takes(x, x, x, score, score, group, window, causal)
 
 
 def packed(
@@ -74,7 +75,7 @@ def attend(
     value: HeadLayout,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    assert hopper_takes(q, k, v, score, value, 1, None)
+    assert hopper_takes(q, k, v, score, value, 1, None, False)
     prepare_hopper(q, k, v, out, score, value, SCALE, mask)(q, k, v, out, mask)
     return out
 

@@ -95,6 +95,7 @@ def test_no_tensor_is_kept(call: Callable[..., Call], backend: str) -> None:
         ({"kv_group": True}, "kv_group must be a whole number"),
         ({"kv_group": 1.0}, "kv_group must be a whole number"),
         ({"window": True}, "window must be a whole number"),
+        ({"causal": 1}, "causal must be True or False"),
         ({"window": [1]}, "window must be a whole number"),
         ({"scale": float("nan")}, "finite number"),
         ({"score": (8, 16)}, "score must be a HeadLayout"),

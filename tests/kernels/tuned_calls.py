@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable, Mapping
 
 import torch
+from attention_cases import same
 from ffn_cases import Form, operands
 from ffn_cases import run as run_op
 from kernel_calls import KernelCall, attention, linear_inputs, mapped, norm, rank_space
-from kernel_cases import same
 from rank_space_cases import Case
 
 from flashsvd.kernels.gate import assert_close

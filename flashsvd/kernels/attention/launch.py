@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 
 from flashsvd.kernels.arguments import check_compiled
+from flashsvd.kernels.attention.naive import Rotation
 from flashsvd.kernels.attention.triton_kernel import attention_kernel
 from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.layout import HeadLayout, Projection
 from flashsvd.kernels.starter import Kept
 from flashsvd.kernels.tile_candidates import attention_candidates
-from flashsvd.kernels.tiles import AttentionTiles, attention_tiles, device_shared_bytes
+from flashsvd.kernels.tiles import AttentionTiles, attention_tiles, device_shared_bytes, next_power_of_two
 from flashsvd.kernels.tuning import Trial, choose, key_of, like_output
 
 Layouts = tuple[HeadLayout | None, HeadLayout | None, HeadLayout | None]
@@ -26,34 +27,62 @@ class _Kind(NamedTuple):
 
     batch: int
     seq: int
+    keys: int
     heads: int
     group: int
     head_dim: int
     layouts: Layouts
-    biases: tuple[bool, bool]
+    biases: tuple[bool, bool, bool]
     masked: bool
+    causal: bool
+    window: int | None
+    rotary: bool
     align: int
     wide_loads: bool
     dtype: torch.dtype
     device: torch.device
 
     def default(self) -> AttentionTiles:
-        return attention_tiles(self.seq, self.head_dim, self.layouts, self.dtype, wide_loads=self.wide_loads)
+        return attention_tiles(
+            self.seq,
+            self.head_dim,
+            self.layouts,
+            self.dtype,
+            wide_loads=self.wide_loads,
+            keys=self.keys,
+            group=self.group,
+            rotary=self.rotary,
+        )
 
     def constants(self, tiles: AttentionTiles) -> dict[str, int | bool]:
         return attention_constants(
-            self.seq, self.layouts, self.biases, self.group, self.head_dim, self.masked, self.align, tiles
+            self.seq,
+            self.layouts,
+            self.biases,
+            self.group,
+            self.head_dim,
+            self.masked,
+            self.align,
+            tiles,
+            keys=self.keys,
+            causal=self.causal,
+            windowed=self.window is not None,
+            rotary=self.rotary,
         )
 
     def candidates(self) -> tuple[AttentionTiles, ...]:
         loose = not self.wide_loads or any(one is not None and one.alignment % 8 for one in self.layouts)
         limit = device_shared_bytes(self.device)
-        return attention_candidates(self.default(), self.seq, self.dtype, limit, loose=loose)
+        default = self.default()
+        return attention_candidates(
+            default, self.seq * default.members, self.dtype, limit, loose=loose, keys=self.keys
+        )
 
     def key(self) -> str:
-        sizes = {name: getattr(self, name) for name in ("batch", "seq", "heads", "group", "head_dim")}
-        flags = {name: getattr(self, name) for name in ("biases", "masked", "align", "wide_loads")}
-        return key_of(self.dtype, **sizes, **dict(zip("qkv", self.layouts, strict=True)), **flags)
+        sizes = {name: getattr(self, name) for name in ("batch", "seq", "keys", "heads", "group", "head_dim")}
+        flags = {name: getattr(self, name) for name in ("biases", "masked", "causal", "window", "rotary")}
+        loads = {"align": self.align, "wide_loads": self.wide_loads}
+        return key_of(self.dtype, **sizes, **dict(zip("qkv", self.layouts, strict=True)), **flags, **loads)
 
 
 _chosen: Kept[tuple[AttentionTiles, dict[str, int | bool]]] = Kept()
@@ -69,6 +98,9 @@ def launch_attention(
     head_dim: int,
     key_mask: torch.Tensor | None,
     scale: float,
+    causal: bool = False,
+    window: int | None = None,
+    rotation: Rotation | None = None,
 ) -> torch.Tensor:
     """softmax(q kᵀ·scale) v, [B, S, heads*head_dim], by `attention_kernel`; arguments are already checked.
 
@@ -77,10 +109,11 @@ def launch_attention(
     p = q.p
     check_compiled(p)
     batch, seq = p.shape[:2]
+    keys = k.p.shape[1]
     out = torch.empty(batch, seq, heads * head_dim, dtype=p.dtype, device=p.device)
     # p stands in for what a projection does not have and the kernel never reads.
     q_u, k_u, v_u = (_factor(proj) for proj in (q, k, v))
-    q_bias, v_bias = (p if proj.bias is None else proj.bias.contiguous() for proj in (q, v))
+    q_bias, k_bias, v_bias = (p if proj.bias is None else proj.bias.contiguous() for proj in (q, k, v))
     q_table, k_table, v_table = (_table(proj) for proj in (q, k, v))
     # Batch, row and factor strides of q, k and v in the kernel's order, then those of out.
     strides = [
@@ -96,15 +129,20 @@ def launch_attention(
     )
     # As bytes: how a one-bit type is laid out in memory is nobody's promise.
     mask = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
+    turns = [out, 0, 0, out, 0, 0] if rotation is None else _turns(rotation)
     kind = _Kind(
         batch,
         seq,
+        keys,
         heads,
         heads // kv_heads,
         head_dim,
         (q.layout, k.layout, v.layout),
-        (q.bias is not None, v.bias is not None),
+        (q.bias is not None, k.bias is not None, v.bias is not None),
         mask is not None,
+        causal,
+        window,
+        rotation is not None,
         align,
         wide_loads,
         p.dtype,
@@ -112,7 +150,7 @@ def launch_attention(
     )
 
     def run(out: torch.Tensor, tiles: AttentionTiles, constants: dict[str, int | bool]) -> None:
-        grid = (math.ceil(seq / tiles.block_m) * heads * batch,)
+        grid = (math.ceil(seq / tiles.tokens) * (heads // tiles.members) * batch,)
         attention_kernel[grid](
             q.p,
             q_u,
@@ -121,6 +159,7 @@ def launch_attention(
             *units[0:3],
             k.p,
             k_u,
+            k_bias,
             k_table,
             *units[3:6],
             v.p,
@@ -129,10 +168,13 @@ def launch_attention(
             v_table,
             *units[6:9],
             out if mask is None else mask,
+            *turns,
             out,
             *units[9:11],
             seq,
+            keys,
             heads,
+            window or 0,
             scale * math.log2(math.e),
             **constants,
             num_warps=tiles.num_warps,
@@ -160,28 +202,40 @@ def launch_attention(
 def attention_constants(
     seq: int,
     layouts: Layouts,
-    biases: tuple[bool, bool],
+    biases: tuple[bool, bool, bool],
     group: int,
     head_dim: int,
     masked: bool,
     stride_align: int,
     tiles: AttentionTiles,
+    *,
+    keys: int,
+    causal: bool,
+    windowed: bool,
+    rotary: bool,
 ) -> dict[str, int | bool]:
-    """What `attention_kernel` is compiled for: the layouts of q, k and v, the biases of q and v, and the tiles;
-    `stride_align` divides every stride."""
+    """What `attention_kernel` is compiled for: the layouts and biases of q, k and v, which keys count, and the tiles;
+    `stride_align` divides every stride but those of cosines and sines."""
     constants: dict[str, int | bool] = {
         "GROUP": group,
+        "MEMBERS": tiles.members,
+        "CAUSAL": causal,
+        "HAS_WINDOW": windowed,
+        "TURNED": rotary,
         "HAS_MASK": masked,
-        "EVEN_M": seq % tiles.block_m == 0,
-        "EVEN_N": seq % tiles.block_n == 0,
+        "EVEN_M": tiles.block_m % tiles.members == 0 and seq % tiles.tokens == 0,
+        "EVEN_N": keys % tiles.block_n == 0,
         "STRIDE_ALIGN": stride_align,
-        "Q_HAS_BIAS": biases[0],
-        "V_HAS_BIAS": biases[1],
         "HEAD_DIM": head_dim,
         "BLOCK_H": tiles.block_h,
+        "BLOCK_C": tiles.block_c,
         "BLOCK_M": tiles.block_m,
         "BLOCK_N": tiles.block_n,
+        "BLOCK_Q": next_power_of_two(tiles.tokens),
     }
+    for letter, biased in zip("QKV", biases, strict=True):
+        # Without a turn, a bias of k changes no weight.
+        constants[f"{letter}_HAS_BIAS"] = biased and (letter != "K" or rotary)
     for letter, layout, one_pass, block_r in zip("QKV", layouts, tiles.one_pass, tiles.block_r, strict=True):
         constants[f"{letter}_FACTORED"] = layout is not None
         constants[f"{letter}_ALIGN"] = 1 if layout is None else layout.alignment
@@ -189,6 +243,13 @@ def attention_constants(
         constants[f"{letter}_FULL"] = layout is not None and all(rank % block_r == 0 for rank in layout.ranks)
         constants[f"{letter}_BLOCK_R"] = block_r
     return constants
+
+
+def _turns(rotation: Rotation) -> list[torch.Tensor | int]:
+    """Cosines and sines, each with its batch and row strides."""
+    return [
+        part for turn in rotation for part in (turn, turn.stride(0) if len(turn) > 1 else 0, turn.stride(1))
+    ]
 
 
 def _factor(proj: Projection) -> torch.Tensor:

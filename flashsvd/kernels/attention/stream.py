@@ -6,6 +6,7 @@ import functools
 
 import torch
 
+from flashsvd.kernels.attention.naive import Rotation
 from flashsvd.kernels.layout import Projection
 from flashsvd.kernels.online_softmax import attend_in_tiles
 from flashsvd.kernels.tiles import attention_stream_tiles
@@ -21,6 +22,9 @@ def stream_attention(
     head_dim: int,
     key_mask: torch.Tensor | None,
     scale: float,
+    causal: bool = False,
+    window: int | None = None,
+    rotation: Rotation | None = None,
 ) -> torch.Tensor:
     """softmax(q kᵀ·scale) v, [B, S, heads*head_dim]; q, k and v exist one tile at a time.
 
@@ -29,22 +33,37 @@ def stream_attention(
     2307.08691.
     """
     batch, seq = q.p.shape[:2]
+    keys = k.p.shape[1]
     group = heads // kv_heads
     max_rank = max((proj.layout.max_rank for proj in (q, k, v) if proj.layout is not None), default=0)
     # [B, S, H*h]
     out = torch.empty(batch, seq, heads * head_dim, dtype=q.p.dtype, device=q.p.device)
     widths = (head_dim,) * kv_heads
+    if rotation is None:
+        read_q, read_k = (functools.partial(_rebuild, proj, head_dim) for proj in (q, k))
+    else:
+        # Queries stand at the last S places.
+        last = tuple(part[:, keys - seq :] for part in rotation)
+        read_q, read_k = (
+            functools.partial(_rebuild_turned, proj, head_dim, turn)
+            for proj, turn in ((q, last), (k, rotation))
+        )
     return attend_in_tiles(
-        functools.partial(_rebuild, q, head_dim),
-        functools.partial(_rebuild, k, head_dim),
+        read_q,
+        read_k,
         functools.partial(_rebuild, v, head_dim),
         out,
+        keys,
         widths,
         widths,
         group,
         key_mask,
         scale,
-        attention_stream_tiles(batch, seq, group, head_dim, max_rank, q.p.dtype),
+        attention_stream_tiles(
+            batch, seq, group, head_dim, max_rank, q.p.dtype, keys=keys, rotary=rotation is not None
+        ),
+        window,
+        causal,
     )
 
 
@@ -58,3 +77,27 @@ def _rebuild(
         return p if bias is None else torch.add(p, bias, out=out)
     u = u.to(out.dtype).expand(p.shape[0], -1, -1)
     return torch.bmm(p, u, out=out) if bias is None else torch.baddbmm(bias.to(out.dtype), p, u, out=out)
+
+
+def _rebuild_turned(
+    proj: Projection,
+    head_dim: int,
+    rotation: tuple[torch.Tensor, ...],
+    head: int,
+    b: slice,
+    s: slice,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """The same, turned by the angles of its rows, always in `out`."""
+    tile = _rebuild(proj, head_dim, head, b, s, out)
+    if tile is not out:
+        out.copy_(tile)
+    # [BB or 1, rows, h/2]
+    cos, sin = (
+        (part[b, s] if len(part) > 1 else part[:, s])[..., : head_dim // 2].to(out.dtype) for part in rotation
+    )
+    first, second = out.split(head_dim // 2, -1)
+    before = first.clone()
+    first.mul_(cos).addcmul_(second, sin, value=-1)
+    second.mul_(cos).addcmul_(before, sin)
+    return out

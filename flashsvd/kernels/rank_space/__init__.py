@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 import torch
 
 from flashsvd.errors import InputError
-from flashsvd.kernels.arguments import check_activation, check_key_mask, check_tensor, may_overlap
+from flashsvd.kernels.arguments import (
+    check_activation,
+    check_key_mask,
+    check_tensor,
+    check_window,
+    count_keys,
+    may_overlap,
+)
 from flashsvd.kernels.backend import Backend, resolve
 from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.rank_space.naive import naive_rank_space
@@ -53,20 +60,22 @@ def rank_space_attention(
     scale: float = 1.0,
     key_mask: torch.Tensor | None = None,
     window: int | None = None,
+    causal: bool = False,
     out: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """softmax(q kᵀ·scale) v per head, at head dims that are the heads' ranks; inference only, no gradients.
 
-    score, value: the ranks of the kv heads, in q and k and in v. k is [B, S, score.p_width] and v
-    [B, S, value.p_width], kv head i in the columns of its span. `kv_group` query heads in a row read one kv
-    head, so each has that head's ranks: q is [B, S, kv_group * score.p_width] and the output
+    score, value: the ranks of the kv heads, in q and k and in v. k is [B, T, score.p_width] and v
+    [B, T, value.p_width], where T is S unless `causal`, kv head i in the columns of its span. `kv_group` query heads in
+    a row read one kv head, so each has that head's ranks: q is [B, S, kv_group * score.p_width] and the output
     [B, S, kv_group * value.p_width], in the layouts with every rank repeated kv_group times. Their last
     stride is 1 and the others are free, as for column slices of one packed product. Ranks and strides that
     are multiples of 16 bytes are fast on a GPU, others right but several times slower.
     scale: above 0, and 1 unless given, as it can be absorbed with the factors.
-    key_mask: bool [B, S], True where a key may be attended to; a sequence with no such key gives exactly 0.
+    key_mask: bool [B, T], True where a key may be attended to; a query that sees no such key gives exactly 0.
     window: a query sees the keys at most this many places away, to either side, and every key for None.
+    causal: a query sees no key behind its own place. There may then be T >= S keys, of which the queries are the last.
     out: takes the result, and is returned. It may be q itself where score and value have the same ranks (a
     block of q is read before the output takes its place), and else shares no memory with q, k or v.
     backend: see `flashsvd.kernels.backend.resolve`.
@@ -84,11 +93,11 @@ def rank_space_attention(
     """
     scale = float(scale)
     # Whole numbers are told from booleans and floats, which equal some.
-    numbers = (kv_group, type(kv_group), window, type(window), scale)
+    numbers = (kv_group, type(kv_group), window, type(window), causal, type(causal), scale)
     key = looks((q, k, v, key_mask), score, value, numbers, backend)
     inputs = _inputs.find(key)
     if inputs is None:
-        shape = _check(q, k, v, score, value, kv_group, scale, key_mask, window)
+        shape = _check(q, k, v, score, value, kv_group, scale, key_mask, window, causal)
         inputs = _inputs.keep(key, _Inputs(shape, resolve(backend, q.device)))
     given = out is not None
     place: tuple[object, ...] | None
@@ -102,7 +111,7 @@ def rank_space_attention(
     if start is None:
         if given:
             _check_out(out, inputs.shape, q, k, v, score.ranks == value.ranks)
-        options = (score, value, kv_group, scale, key_mask, window)
+        options = (score, value, kv_group, scale, key_mask, window, causal)
         start = inputs.starts.keep(place, _prepared(inputs.backend, q, k, v, out, *options))
     start(q, k, v, out, key_mask)
     return out
@@ -120,16 +129,17 @@ def _prepared(
     scale: float,
     key_mask: torch.Tensor | None,
     window: int | None,
+    causal: bool,
 ) -> Start:
     """What attends with tensors that look like these, which are checked; it keeps none of them."""
     if out.numel() == 0:
         return _nothing
     if backend in ("naive", "torch"):
         run = naive_rank_space if backend == "naive" else stream_rank_space
-        return functools.partial(_in_torch, run, score, value, kv_group, scale, window)
+        return functools.partial(_in_torch, run, score, value, kv_group, scale, window, causal)
     from flashsvd.kernels.rank_space.launch import prepare_rank_space
 
-    return prepare_rank_space(q, k, v, out, score, value, kv_group, scale, key_mask, window)
+    return prepare_rank_space(q, k, v, out, score, value, kv_group, scale, key_mask, window, causal)
 
 
 def _nothing(*_: object) -> None:
@@ -144,13 +154,14 @@ def _in_torch(
     kv_group: int,
     scale: float,
     window: int | None,
+    causal: bool,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     out: torch.Tensor,
     key_mask: torch.Tensor | None,
 ) -> None:
-    run(q, k, v, out, score, value, kv_group, scale, key_mask, window)
+    run(q, k, v, out, score, value, kv_group, scale, key_mask, window, causal)
 
 
 def _check(
@@ -163,6 +174,7 @@ def _check(
     scale: float,
     key_mask: torch.Tensor | None,
     window: int | None,
+    causal: bool,
 ) -> tuple[int, int, int]:
     """The output's shape, once every argument but `out` is known to fit."""
     for name, layout in (("score", score), ("value", value)):
@@ -186,12 +198,12 @@ def _check(
         raise InputError(f"q must be [batch, sequence, width], got {list(q.shape)}")
     batch, seq = q.shape[:2]
     check_tensor("q", q, (batch, seq, kv_group * score.p_width), q, like_name="q")
-    check_tensor("k", k, (batch, seq, score.p_width), q, like_name="q")
-    check_tensor("v", v, (batch, seq, value.p_width), q, like_name="q")
+    keys = count_keys(k, q, causal, name="k", like_name="q")
+    check_tensor("k", k, (batch, keys, score.p_width), q, like_name="q")
+    check_tensor("v", v, (batch, keys, value.p_width), q, like_name="q")
     if key_mask is not None:
-        check_key_mask(key_mask, q, like_name="q")
-    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 0):
-        raise InputError(f"window must be a whole number of at least 0, or None, got {window!r}")
+        check_key_mask(key_mask, k, like_name="k")
+    check_window(window)
     return batch, seq, kv_group * value.p_width
 
 

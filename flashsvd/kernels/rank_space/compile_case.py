@@ -24,6 +24,7 @@ class RankSpaceCase:
     seq: int = 512
     stride_align: int = 16
     windowed: bool = False
+    causal: bool = False
 
     def kernel(self) -> tuple[Any, dict[str, Any], dict[str, int]]:
         """The kernel, its constants and its launch options."""
@@ -33,11 +34,13 @@ class RankSpaceCase:
         tiles = rank_space_tiles(self.seq, self.score, self.value, self.dtype)
         constants = rank_space_constants(
             self.seq,
+            self.seq,
             self.score,
             self.value,
             self.kv_group,
             self.masked,
             self.windowed,
+            self.causal,
             self.stride_align,
             tiles,
         )
@@ -62,6 +65,10 @@ def rank_space_cases() -> tuple[RankSpaceCase, ...]:
             HeadLayout((40, 24)),
             masked=True,
             windowed=True,
+        ),
+        RankSpaceCase("bf16 rank space causal r40", bf16, *both(*(40,) * 12), masked=True, causal=True),
+        RankSpaceCase(
+            "bf16 rank space causal window", bf16, *both(64, 64), masked=False, windowed=True, causal=True
         ),
         RankSpaceCase("bf16 rank space r128", bf16, *both(128, 128), masked=False),
         RankSpaceCase("bf16 rank space r200", bf16, *both(200, 40), masked=False),

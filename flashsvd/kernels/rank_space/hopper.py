@@ -105,14 +105,16 @@ def hopper_takes(
     value: HeadLayout,
     kv_group: int,
     window: int | None,
+    causal: bool,
 ) -> bool:
-    """Whether the kernel takes such a call: half types, one rank in all heads, a query head per kv head, no window,
-    tensors that TMA can read, on a GPU of compute capability 9."""
+    """Whether the kernel takes such a call: half types, one rank in all heads, a query head per kv head, every
+    key for every query, tensors that TMA can read, on a GPU of compute capability 9."""
     return (
         q.is_cuda
         and q.element_size() == 2
         and kv_group == 1
         and window is None
+        and not causal
         and len({*score.ranks}) == len({*value.ranks}) == 1
         and hopper_tiles(q.shape[1], score.ranks[0], value.ranks[0]) is not None
         and all(describable(tensor) for tensor in (q, k, v))

@@ -34,6 +34,7 @@ def prepare_rank_space(
     scale: float,
     key_mask: torch.Tensor | None,
     window: int | None,
+    causal: bool,
 ) -> Start:
     """What writes softmax(q kᵀ·scale) v to `out`, given q, k, v, out and key_mask that look like these, which are
     already checked. It keeps none of them.
@@ -42,10 +43,10 @@ def prepare_rank_space(
     """
     check_compiled(q)
     if _is_loose(q, k, v, score, value):
-        return functools.partial(_launch_aligned, score, value, kv_group, scale, window)
-    if hopper_takes(q, k, v, score, value, kv_group, window):
+        return functools.partial(_launch_aligned, score, value, kv_group, scale, window, causal)
+    if hopper_takes(q, k, v, score, value, kv_group, window, causal):
         return prepare_hopper(q, k, v, out, score, value, scale, key_mask)
-    return _prepare_triton(q, k, v, out, score, value, kv_group, scale, key_mask, window)
+    return _prepare_triton(q, k, v, out, score, value, kv_group, scale, key_mask, window, causal)
 
 
 def _prepare_triton(
@@ -59,34 +60,40 @@ def _prepare_triton(
     scale: float,
     key_mask: torch.Tensor | None,
     window: int | None,
+    causal: bool,
 ) -> Start:
     """By `rank_space_kernel`."""
-    default = _tiles(q.shape[1], score, value, q.dtype)
+    default = _tiles(q.shape[1], k.shape[1], score, value, q.dtype)
 
     def trial() -> Trial[RankSpaceTiles]:
         batch, seq = q.shape[:2]
+        keys = k.shape[1]
         other = like_output(out)
         key = key_of(
             q.dtype,
             batch=batch,
             seq=seq,
+            keys=keys,
             score=score,
             value=value,
             group=kv_group,
             mask=key_mask is not None,
             window=window,
+            causal=causal,
             align=math.gcd(16, *(t.stride(axis) for t in (q, k, v, out) for axis in (0, 1))),
         )
 
         def start(tiles: RankSpaceTiles) -> Callable[[], object]:
-            run = _by_tiles(q, k, v, other, score, value, kv_group, scale, key_mask, window, tiles)
+            run = _by_tiles(q, k, v, other, score, value, kv_group, scale, key_mask, window, causal, tiles)
             return lambda: run(q, k, v, other, key_mask)
 
         limit = device_shared_bytes(q.device)
-        return Trial("rank space", key, rank_space_candidates(default, seq, q.dtype, limit), other, start)
+        return Trial(
+            "rank space", key, rank_space_candidates(default, seq, q.dtype, limit, keys=keys), other, start
+        )
 
     tiles = choose(default, trial, q)
-    return _by_tiles(q, k, v, out, score, value, kv_group, scale, key_mask, window, tiles)
+    return _by_tiles(q, k, v, out, score, value, kv_group, scale, key_mask, window, causal, tiles)
 
 
 def _by_tiles(
@@ -100,9 +107,11 @@ def _by_tiles(
     scale: float,
     key_mask: torch.Tensor | None,
     window: int | None,
+    causal: bool,
     tiles: RankSpaceTiles,
 ) -> Start:
     batch, seq = q.shape[:2]
+    keys = k.shape[1]
     heads = score.heads * kv_group
     strides = {
         f"{name}_stride_{letter}": tensor.stride(axis)
@@ -111,7 +120,7 @@ def _by_tiles(
     }
     align = math.gcd(16, *strides.values())
     constants = _constants(
-        seq, score, value, kv_group, key_mask is not None, window is not None, align, tiles
+        seq, keys, score, value, kv_group, key_mask is not None, window is not None, causal, align, tiles
     )
     launch = Launch(
         rank_space_kernel,
@@ -120,6 +129,7 @@ def _by_tiles(
         {
             **{name: stride // align for name, stride in strides.items()},
             "seq": seq,
+            "keys": keys,
             "heads": heads,
             "scale_log2": scale * math.log2(math.e),
             "window": window or 0,
@@ -159,6 +169,7 @@ def _launch_aligned(
     kv_group: int,
     scale: float,
     window: int | None,
+    causal: bool,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -178,7 +189,7 @@ def _launch_aligned(
     heads = wide_value.repeated(kv_group)
     wide_out = torch.empty(*q.shape[:2], heads.p_width, dtype=q.dtype, device=q.device)
     start = _prepare_triton(
-        wide_q, wide_k, wide_v, wide_out, wide_score, wide_value, kv_group, scale, key_mask, window
+        wide_q, wide_k, wide_v, wide_out, wide_score, wide_value, kv_group, scale, key_mask, window, causal
     )
     start(wide_q, wide_k, wide_v, wide_out, key_mask)
     for (to, _, rank), (at, _, _) in zip(value.repeated(kv_group).spans, heads.spans, strict=True):
@@ -199,11 +210,13 @@ def _spread(tensor: torch.Tensor, layout: HeadLayout, wide: HeadLayout) -> torch
 
 def rank_space_constants(
     seq: int,
+    keys: int,
     score: HeadLayout,
     value: HeadLayout,
     kv_group: int,
     masked: bool,
     windowed: bool,
+    causal: bool,
     stride_align: int,
     tiles: RankSpaceTiles,
 ) -> dict[str, int | bool]:
@@ -212,8 +225,9 @@ def rank_space_constants(
         "GROUP": kv_group,
         "HAS_MASK": masked,
         "HAS_WINDOW": windowed,
+        "CAUSAL": causal,
         "EVEN_M": seq % tiles.block_m == 0,
-        "EVEN_N": seq % tiles.block_n == 0,
+        "EVEN_N": keys % tiles.block_n == 0,
         "FULL_SCORE": all(rank % tiles.block_score == 0 for rank in score.ranks),
         "FULL_VALUE": all(rank == tiles.block_value for rank in value.ranks),
         "SCORE_ALIGN": score.alignment,
@@ -228,10 +242,10 @@ def rank_space_constants(
 
 
 @functools.lru_cache(maxsize=1024)
-def _tiles(seq: int, score: HeadLayout, value: HeadLayout, dtype: torch.dtype) -> RankSpaceTiles:
+def _tiles(seq: int, keys: int, score: HeadLayout, value: HeadLayout, dtype: torch.dtype) -> RankSpaceTiles:
     """Kept, as the constants: making them took as long on the CPU as the launch, and a call whose ranks are padded
     prepares anew each time."""
-    return rank_space_tiles(seq, score, value, dtype)
+    return rank_space_tiles(seq, score, value, dtype, keys=keys)
 
 
 _constants = functools.lru_cache(maxsize=1024)(rank_space_constants)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from flashsvd.kernels.attention.naive import visible
 from flashsvd.kernels.layout import HeadLayout
 
 
@@ -18,21 +19,21 @@ def naive_rank_space(
     scale: float,
     key_mask: torch.Tensor | None,
     window: int | None,
+    causal: bool = False,
 ) -> torch.Tensor:
     """softmax(q kᵀ·scale) v in `out`, in the inputs' dtype; rows with no allowed key are 0."""
-    # [B, S, r] per query head, and per kv head
+    # [B, S, r] per query head, [B, T, r] per kv head
     q_heads = q.split(score.repeated(kv_group).ranks, dim=-1)
     k_heads = k.split(score.ranks, dim=-1)
     v_heads = v.split(value.ranks, dim=-1)
     allowed = None if key_mask is None else key_mask[:, None, :]
-    if window is not None:
-        place = torch.arange(q.shape[1], device=q.device)
-        # [S, S]
-        near = (place[:, None] - place).abs() <= window
-        allowed = near if allowed is None else allowed & near
+    # [S, T]
+    seen = visible(q.shape[1], k.shape[1], causal, window, q.device)
+    if seen is not None:
+        allowed = seen if allowed is None else allowed & seen
     results = []
     for head, q_head in enumerate(q_heads):
-        # [B, S, S]
+        # [B, S, T]
         scores = (q_head @ k_heads[head // kv_group].mT) * scale
         if allowed is None:
             weights = scores.softmax(-1)

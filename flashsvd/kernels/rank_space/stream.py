@@ -23,6 +23,7 @@ def stream_rank_space(
     scale: float,
     key_mask: torch.Tensor | None,
     window: int | None,
+    causal: bool = False,
 ) -> torch.Tensor:
     """softmax(q kᵀ·scale) v in `out`; the scores exist one tile at a time.
 
@@ -35,13 +36,15 @@ def stream_rank_space(
         partial(_head, k, score),
         partial(_head, v, value),
         out,
+        k.shape[1],
         score.ranks,
         value.ranks,
         kv_group,
         key_mask,
         scale,
-        attention_stream_tiles(batch, seq, kv_group, widest, 0, q.dtype),
+        attention_stream_tiles(batch, seq, kv_group, widest, 0, q.dtype, keys=k.shape[1]),
         window,
+        causal,
     )
 
 

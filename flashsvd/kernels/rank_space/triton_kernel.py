@@ -48,6 +48,7 @@ def _tile(
         "out_stride_b",
         "out_stride_s",
         "seq",
+        "keys",
         "heads",
         "window",
     ]
@@ -68,12 +69,14 @@ def rank_space_kernel(
     key_mask,
     span_table,
     seq,
+    keys,
     heads,
     scale_log2,
     window,
     GROUP: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
+    CAUSAL: tl.constexpr,
     EVEN_M: tl.constexpr,
     EVEN_N: tl.constexpr,
     FULL_SCORE: tl.constexpr,
@@ -91,16 +94,20 @@ def rank_space_kernel(
     so the programs that share a head's keys and values run together and find them in L2.
 
     Strides are in units of STRIDE_ALIGN elements. span_table: int32 [kv heads, 4], first column and rank for
-    scores, then for values. key_mask: bytes [B, S]. `scale_log2` is scale·log2(e), above 0, so that exp2
-    serves for exp. With HAS_WINDOW only keys within `window` places of a query count, and only their blocks are
-    read.
+    scores, then for values. key_mask: bytes [B, T]. `scale_log2` is scale·log2(e), above 0, so that exp2
+    serves for exp. With HAS_WINDOW only keys within `window` places of a query count, with CAUSAL only those not behind
+    it, and only their blocks are read. The last query stands where the last of T keys does.
 
     `out` may be q, in the same layout: this program alone reads its block of q, all of it before the store at
     the end (keys pass through shared memory in between, behind a barrier for all threads).
     """
     blocks = tl.cdiv(seq, BLOCK_M)
     pid = tl.program_id(0)
-    m0 = (pid % blocks) * BLOCK_M
+    block = pid % blocks
+    if CAUSAL:
+        # The longest rows first, so that none of them is left when all others are done.
+        block = blocks - 1 - block
+    m0 = block * BLOCK_M
     head = (pid // blocks) % heads
     kv_head = head // GROUP
     b = (pid // blocks // heads).to(tl.int64)
@@ -125,7 +132,7 @@ def rank_space_kernel(
     v += b * v_stride_b * STRIDE_ALIGN + value_start
     out += b * out_stride_b * STRIDE_ALIGN + m0.to(tl.int64) * out_row + out_start
     if HAS_MASK:
-        key_mask += b * seq
+        key_mask += b * keys
 
     # The tile is the next power of two above the rank. For rank 40 a tile of 32 columns and one of 16 in place of
     # one of 64 gained nothing (45.1 us against 45.3 on an H200), and Triton 3.6 on sm_90 gave wrong rows and
@@ -142,58 +149,102 @@ def rank_space_kernel(
     acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
     # Left to Triton to pipeline: issuing the next block's scores before this block's second dot by hand took
     # 34.8 us against 32.2 at [16, 512], rank 32.
+    # Of the block's first query, among the keys.
+    place = keys - seq + m0
     first_key = 0
-    past_keys = seq
+    past_keys = keys
+    if CAUSAL:
+        past_keys = tl.minimum(place + BLOCK_M, keys)
     if HAS_WINDOW:
-        first_key = tl.maximum(m0 - window, 0) // BLOCK_N * BLOCK_N
-        past_keys = tl.minimum(m0 + BLOCK_M + window, seq)
+        first_key = tl.maximum(place - window, 0) // BLOCK_N * BLOCK_N
+        past_keys = tl.minimum(past_keys, place + BLOCK_M + window)
         k += first_key.to(tl.int64) * k_row
         v += first_key.to(tl.int64) * v_row
-    for n0 in range(first_key, past_keys, BLOCK_N):
-        if ONE_PASS:
-            # [BN, BS]
-            k_tile = _tile(k, k_row, seq - n0, score_rank, EVEN_N, FULL_SCORE, BLOCK_N, BLOCK_SCORE)
-            # [BM, BN]
-            scores = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
-        else:
-            # [BM, BN]
-            scores = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-            for first in range(0, score_rank, BLOCK_SCORE):
-                left = score_rank - first
-                # [BM, BS]
-                q_part = _tile(q + first, q_row, seq - m0, left, EVEN_M, FULL_SCORE, BLOCK_M, BLOCK_SCORE)
+    # Blocks that all queries see are read first and without a mask, if no window cuts them.
+    for part in tl.static_range(2 if CAUSAL and not HAS_WINDOW else 1):
+        start = first_key
+        stop = past_keys
+        if CAUSAL and not HAS_WINDOW:
+            past_whole = (place + 1) // BLOCK_N * BLOCK_N
+            if part == 0:
+                stop = past_whole
+            else:
+                start = past_whole
+        for n0 in range(start, stop, BLOCK_N):
+            if ONE_PASS:
                 # [BN, BS]
-                k_part = _tile(k + first, k_row, seq - n0, left, EVEN_N, FULL_SCORE, BLOCK_N, BLOCK_SCORE)
-                scores = tl.dot(q_part, tl.trans(k_part), scores, input_precision="ieee")
-        if HAS_MASK or not EVEN_N:
-            # [BN]
-            n = n0 + tl.arange(0, BLOCK_N)
-            allowed = n < seq
-            if HAS_MASK:
-                allowed = tl.load(key_mask + n, mask=allowed, other=0) != 0
-            scores = tl.where(allowed[None, :], scores, float("-inf"))
-        if HAS_WINDOW:
+                k_tile = _tile(
+                    k,
+                    k_row,
+                    keys - n0,
+                    score_rank,
+                    EVEN_N or (CAUSAL and not HAS_WINDOW and part == 0),
+                    FULL_SCORE,
+                    BLOCK_N,
+                    BLOCK_SCORE,
+                )
+                # [BM, BN]
+                scores = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+            else:
+                # [BM, BN]
+                scores = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+                for first in range(0, score_rank, BLOCK_SCORE):
+                    left = score_rank - first
+                    # [BM, BS]
+                    q_part = _tile(q + first, q_row, seq - m0, left, EVEN_M, FULL_SCORE, BLOCK_M, BLOCK_SCORE)
+                    # [BN, BS]
+                    k_part = _tile(
+                        k + first,
+                        k_row,
+                        keys - n0,
+                        left,
+                        EVEN_N or (CAUSAL and not HAS_WINDOW and part == 0),
+                        FULL_SCORE,
+                        BLOCK_N,
+                        BLOCK_SCORE,
+                    )
+                    scores = tl.dot(q_part, tl.trans(k_part), scores, input_precision="ieee")
+            if HAS_MASK or not (EVEN_N or (CAUSAL and not HAS_WINDOW and part == 0)):
+                # [BN]
+                n = n0 + tl.arange(0, BLOCK_N)
+                allowed = n < keys
+                if HAS_MASK:
+                    allowed = tl.load(key_mask + n, mask=allowed, other=0) != 0
+                scores = tl.where(allowed[None, :], scores, float("-inf"))
+            if HAS_WINDOW or (CAUSAL and part == 1):
+                # [BM, BN]
+                back = (place + tl.arange(0, BLOCK_M))[:, None] - (n0 + tl.arange(0, BLOCK_N))[None, :]
+                if HAS_WINDOW:
+                    scores = tl.where(tl.abs(back) <= window, scores, float("-inf"))
+                if CAUSAL:
+                    scores = tl.where(back >= 0, scores, float("-inf"))
+            # [BM]; scaled after the maximum, so that scaling and subtracting are one instruction.
+            new_pivot = tl.maximum(pivot, tl.max(scores, 1) * scale_log2)
+            shrink = tl.exp2(pivot - new_pivot)
             # [BM, BN]
-            apart = (m0 + tl.arange(0, BLOCK_M))[:, None] - (n0 + tl.arange(0, BLOCK_N))[None, :]
-            scores = tl.where(tl.abs(apart) <= window, scores, float("-inf"))
-        # [BM]; scaled after the maximum, so that scaling and subtracting are one instruction.
-        new_pivot = tl.maximum(pivot, tl.max(scores, 1) * scale_log2)
-        shrink = tl.exp2(pivot - new_pivot)
-        # [BM, BN]
-        weights = tl.exp2(tl.fma(scores, scale_log2, -new_pivot[:, None]))
-        total = total * shrink + tl.sum(weights, 1)
-        # [BN, BV]
-        v_tile = _tile(v, v_row, seq - n0, value_rank, EVEN_N, FULL_VALUE, BLOCK_N, BLOCK_VALUE)
-        if v_tile.dtype == tl.float32:
-            # A sum of block sums rounds less than one chain over all keys. By fma, as dot + acc would be folded
-            # back into the chain; see attention/triton_kernel.py for the numbers.
-            acc = tl.fma(acc, shrink[:, None], tl.dot(weights, v_tile, input_precision="ieee"))
-        else:
-            acc = tl.dot(weights.to(v_tile.dtype), v_tile, acc * shrink[:, None], input_precision="ieee")
-        pivot = new_pivot
-        # The pointers move along, as n0 times a stride may not fit 32 bits.
-        k += BLOCK_N * k_row
-        v += BLOCK_N * v_row
+            weights = tl.exp2(tl.fma(scores, scale_log2, -new_pivot[:, None]))
+            total = total * shrink + tl.sum(weights, 1)
+            # [BN, BV]
+            v_tile = _tile(
+                v,
+                v_row,
+                keys - n0,
+                value_rank,
+                EVEN_N or (CAUSAL and not HAS_WINDOW and part == 0),
+                FULL_VALUE,
+                BLOCK_N,
+                BLOCK_VALUE,
+            )
+            if v_tile.dtype == tl.float32:
+                # A sum of block sums rounds less than one chain over all keys. By fma, as dot + acc would be folded
+                # back into the chain; see attention/triton_kernel.py for the numbers.
+                acc = tl.fma(acc, shrink[:, None], tl.dot(weights, v_tile, input_precision="ieee"))
+            else:
+                acc = tl.dot(weights.to(v_tile.dtype), v_tile, acc * shrink[:, None], input_precision="ieee")
+            pivot = new_pivot
+            # The pointers move along, as n0 times a stride may not fit 32 bits.
+            k += BLOCK_N * k_row
+            v += BLOCK_N * v_row
 
     # A row that saw no key has acc = 0 and total = 0, and stays 0.
     acc = acc / tl.where(total > 0.0, total, 1.0)[:, None]
