@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from flashsvd.errors import Cancelled
 from flashsvd.measure.ceilings import Ceilings
 from flashsvd.measure.latency import time_engines
 from flashsvd.progress import Progress
-from flashsvd.results import GateReport
+from flashsvd.results import GateReport, Quantiles
 
 _LONGEST_REASON = 200
 
@@ -24,13 +25,16 @@ class Prepared:
     """A contestant that is ready to run.
 
     call: one run, on the same input each time. checked: the part of its result that is judged. peak: bytes alive at
-    most during a call beyond what was there before, or None where the device cannot tell.
+    most during a call beyond what was there before, or None where the device cannot tell. before: puts it back to
+    where every call starts from, outside its time. more: other fields of its row, asked once it has been timed.
     """
 
     call: Callable[[], object]
     checked: Callable[[object], torch.Tensor]
     peak: Callable[[], int | None]
     weight_bytes: int
+    before: Callable[[], object] | None = None
+    more: Callable[[], Mapping[str, Any]] = dict
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ Judge = Callable[[str, torch.Tensor], GateReport]
 
 @dataclass(frozen=True)
 class Terms:
-    """How a contest is run. before: called ahead of every timed call, such as to flush caches."""
+    """How a contest is run. before: called ahead of every timed call, such as to flush caches. steps: equal parts that
+    every call is made of, one of which a row tells the time of. warm: untimed calls of each, as many as
+    `flashsvd.measure.latency.time_engines` thinks right if None."""
 
     device: torch.device
     dtype: str
@@ -61,6 +67,8 @@ class Terms:
     repeats: int
     budget_seconds: float
     before: Callable[[], object] | None = None
+    steps: int = 1
+    warm: int | None = None
 
 
 def run_contest(
@@ -94,10 +102,12 @@ def run_contest(
             repeats=terms.repeats,
             budget_seconds=terms.budget_seconds,
             progress=lambda share: progress("Timing", 0.5 + 0.4 * min(share, 1.0)),
-            before=terms.before,
+            before=lambda name: _before(terms, ready[name]),
+            warm=terms.warm,
         )
-    for name, (latency, repeats) in found.items():
+    for name, (whole, repeats) in found.items():
         progress("Measuring memory", 0.95)
+        latency = Quantiles(*(value / terms.steps for value in (whole.p20, whole.p50, whole.p80)))
         rows[name] = replace(
             rows[name],
             latency_ms=latency,
@@ -105,7 +115,7 @@ def run_contest(
             peak_bytes=ready[name].peak(),
             weight_bytes=ready[name].weight_bytes,
             gate=gates[name],
-            **rates(contestants[name].work, latency, terms.dtype, terms.ceilings),
+            **{**rates(contestants[name].work, latency, terms.dtype, terms.ceilings), **ready[name].more()},
         )
     return with_ratios(tuple(rows.values()), terms.baselines)
 
@@ -119,6 +129,12 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+
+
+def _before(terms: Terms, prepared: Prepared) -> None:
+    for prepare in (prepared.before, terms.before):
+        if prepare is not None:
+            prepare()
 
 
 def _attempt(name: str, contestant: Contestant, judge: Judge) -> tuple[Prepared, GateReport] | str:

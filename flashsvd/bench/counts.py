@@ -57,8 +57,11 @@ class _Linear:
     head_ranks: tuple[int, ...]
 
 
-def dense_layer(shape: ModelShape, layer: int, batch: int, seq: int, itemsize: int) -> Work:
-    """Dense linears and attention: Σ 2·M·out·in + 4·B·S²·H·h FLOPs.
+def dense_layer(
+    shape: ModelShape, layer: int, batch: int, seq: int, itemsize: int, *, causal: bool = False
+) -> Work:
+    """Dense linears and attention: Σ 2·M·out·in + 4·B·S²·H·h FLOPs; with `causal` attention that leaves out what is
+    masked, 2·B·S·(S + 1)·H·h of it.
 
     Moves e·(Σ out·in + M·(2·(q+k+v widths) + 2·H·h + 2·wide + 4·d)), wide being D (2·D where gated).
 
@@ -69,12 +72,14 @@ def dense_layer(shape: ModelShape, layer: int, batch: int, seq: int, itemsize: i
     >>> round(12 * work.flops / 1e12, 2)
     3.09
     """
-    return lowrank_layer(RankPlan.dense(shape), layer, batch, seq, itemsize)
+    return lowrank_layer(RankPlan.dense(shape), layer, batch, seq, itemsize, causal=causal)
 
 
-def lowrank_layer(plan: RankPlan, layer: int, batch: int, seq: int, itemsize: int) -> Work:
+def lowrank_layer(
+    plan: RankPlan, layer: int, batch: int, seq: int, itemsize: int, *, causal: bool = False
+) -> Work:
     """Two products per factored linear, everything between them materialised: Σ 2·M·(in·R + Σr·out/heads) FLOPs
-    for the linears and 4·B·S²·H·h for attention.
+    for the linears and 4·B·S²·H·h for attention, as `dense_layer` also where `causal`.
 
     Moves what dense moves, with the factors as weights, and 2·M·R more per factored linear.
     """
@@ -84,7 +89,7 @@ def lowrank_layer(plan: RankPlan, layer: int, batch: int, seq: int, itemsize: in
     columns += _outer(linears) + (plan.shape.heads * plan.shape.head_dim if "q" in linears else 0)
     return Work(
         flops=2 * tokens * _weights(linears)
-        + _attention_flops(plan.shape, linears, batch, scored_pairs(seq)),
+        + _attention_flops(plan.shape, linears, batch, scored_pairs(seq, causal=causal)),
         weight_bytes=itemsize * _weights(linears),
         activation_bytes=2 * itemsize * tokens * columns,
     )
@@ -98,13 +103,15 @@ def flash_layer(
     itemsize: int,
     *,
     window: int | None = None,
+    causal: bool = False,
     query_blocks: int = 1,
 ) -> Work:
     """FlashSVD: q, k, v rebuilt on chip from P, and the wide activation never stored.
 
     FLOPs are those of low rank, and 2·M·Σr·h more for k and for v with every block of queries past the first, as
     each block rebuilds all keys. With `query_blocks` 1 it is the least the algorithm needs: work that a kernel
-    repeats by choice of tiles is not credited to it. With a `window`, attention is 4·B·H·h FLOPs per pair within it.
+    repeats by choice of tiles is not credited to it. With a `window`, and where `causal`, attention is 4·B·H·h FLOPs
+    per pair that is scored.
 
     Moves e·(factors + M·(2·(R of q, k, v; the width where dense) + 2·H·h + 2·(Ro + R1 + R2) + 4·d)), of which
     2·e·M·(R1 + R2) stay on chip where `flashsvd.kernels.ffn_block` has its one kernel.
@@ -118,14 +125,21 @@ def flash_layer(
     )
     flops = 2 * tokens * (_weights(linears) + (query_blocks - 1) * rebuilt)
     return Work(
-        flops=flops + _attention_flops(plan.shape, linears, batch, scored_pairs(seq, window)),
+        flops=flops + _attention_flops(plan.shape, linears, batch, scored_pairs(seq, window, causal=causal)),
         weight_bytes=itemsize * _weights(linears),
         activation_bytes=2 * itemsize * tokens * columns,
     )
 
 
 def rank_space_layer(
-    plan: RankPlan, layer: int, batch: int, seq: int, itemsize: int, *, window: int | None = None
+    plan: RankPlan,
+    layer: int,
+    batch: int,
+    seq: int,
+    itemsize: int,
+    *,
+    window: int | None = None,
+    causal: bool = False,
 ) -> Work:
     """Attention at head dim r: q·kᵀ = Pq'·Pkᵀ with the factors of q and k folded together, those of v into o.
 
@@ -155,8 +169,9 @@ def rank_space_layer(
         through = 0
     folded = through * (sum(values) + hidden) if through else sum(values) * hidden
     weights = linears["q"].slot.in_features * projected + folded
+    pairs = scored_pairs(seq, window, causal=causal)
     attention = Work(
-        flops=2 * tokens * weights + 2 * batch * scored_pairs(seq, window) * (sum(scores) + sum(values)),
+        flops=2 * tokens * weights + 2 * batch * pairs * (sum(scores) + sum(values)),
         weight_bytes=itemsize * weights,
         activation_bytes=2 * itemsize * tokens * (projected + sum(values) + through + hidden),
     )
@@ -182,16 +197,18 @@ def ffn_work(rows: int, width: int, rank_in: int, rank_out: int, itemsize: int, 
     return Work(2 * rows * width * ranks, itemsize * width * ranks, itemsize * rows * columns)
 
 
-def scored_pairs(seq: int, window: int | None = None) -> int:
-    """Pairs of a query and a key that attention scores: S², or those at most `window` apart.
+def scored_pairs(seq: int, window: int | None = None, *, causal: bool = False) -> int:
+    """Pairs of a query and a key that attention scores: S², or those at most `window` apart; where `causal`, those of
+    them whose key is no later than the query.
 
     >>> scored_pairs(5), scored_pairs(5, window=1), scored_pairs(5, window=9)
     (25, 13, 25)
+    >>> scored_pairs(5, causal=True), scored_pairs(5, window=1, causal=True)
+    (15, 9)
     """
-    if window is None:
-        return seq**2
-    apart = min(window, seq - 1)
-    return seq * (2 * apart + 1) - apart * (apart + 1)
+    apart = seq - 1 if window is None else min(window, seq - 1)
+    both = seq * (2 * apart + 1) - apart * (apart + 1)
+    return (both + seq) // 2 if causal else both
 
 
 def _streamed_feed_forward(linears: dict[str, _Linear], tokens: int, itemsize: int) -> Work:

@@ -12,14 +12,8 @@ import torch
 
 from flashsvd.bench.chunked import CHUNK_TOKENS, MICRO_BATCH, can_chunk, chunked_feed_forward, micro_batched
 from flashsvd.bench.contest import Contestant, Prepared
-from flashsvd.bench.counts import (
-    Work,
-    dense_layer,
-    flash_layer,
-    lowrank_layer,
-    per_head_or_dense,
-    rank_space_layer,
-)
+from flashsvd.bench.counts import Work
+from flashsvd.bench.model_counts import dense_work, flash_work, lowrank_work, rebuilding_work
 from flashsvd.bench.peaks import engine_peak_bytes
 from flashsvd.engines.build import build, weight_bytes
 from flashsvd.factors import Factors
@@ -47,31 +41,9 @@ class Setting:
         """An engine's model; see `flashsvd.engines.build.build`."""
         return build(self.loaded, engine, self.factors, self.plan, method=self.method, **options)
 
-    def work(self, layer: Callable[[RankPlan, int, int, int, int], Work]) -> Work:
-        """A layer's count summed over the model's layers."""
-        batch, seq = self.ids.shape
-        itemsize = self.loaded.model.dtype.itemsize
-        layers = range(len(self.plan.shape.layers))
-        return sum((layer(self.plan, index, batch, seq, itemsize) for index in layers), Work())
-
-    @property
-    def flash_work(self) -> Work:
-        """The work of the flash engine, which attends in rank space where nothing turns or shares the keys."""
-        family, config, shape = self.loaded.family, self.loaded.model.config, self.plan.shape
-        absorbing = family.rotary is None and shape.heads == shape.kv_heads
-
-        def layer(plan: RankPlan, index: int, batch: int, seq: int, itemsize: int) -> Work:
-            window = family.window(config, index) if family.window else None
-            count = rank_space_layer if absorbing and per_head_or_dense(plan, index) else flash_layer
-            return count(plan, index, batch, seq, itemsize, window=window)
-
-        return self.work(layer)
-
-    @property
-    def dense_work(self) -> Work:
-        return self.work(
-            lambda plan, index, batch, seq, itemsize: dense_layer(plan.shape, index, batch, seq, itemsize)
-        )
+    def work(self, count: Callable[[LoadedModel, RankPlan, int, int], Work]) -> Work:
+        """A count of `flashsvd.bench.model_counts` for this point."""
+        return count(self.loaded, self.plan, *self.ids.shape)
 
 
 def states(output: Any) -> torch.Tensor:
@@ -83,7 +55,7 @@ def states(output: Any) -> torch.Tensor:
 def _dense(setting: Setting) -> Contestant:
     return Contestant(
         "transformers' own, eager, SDPA",
-        setting.dense_work,
+        setting.work(dense_work),
         lambda: _prepared("dense", setting, setting.loaded.model),
     )
 
@@ -91,7 +63,7 @@ def _dense(setting: Setting) -> Contestant:
 def _dense_compile(setting: Setting) -> Contestant:
     return Contestant(
         f"dense under torch.compile, {_compiled_how(setting)}",
-        setting.dense_work,
+        setting.work(dense_work),
         lambda: _prepared("dense-compile", setting, setting.loaded.model, _compiled),
     )
 
@@ -100,7 +72,7 @@ def _dense_micro(setting: Setting) -> Contestant:
     batches = -(-len(setting.ids) // MICRO_BATCH)
     return Contestant(
         f"dense, {MICRO_BATCH} sequences at a time, outputs joined",
-        setting.dense_work.rereading_weights(batches),
+        setting.work(dense_work).rereading_weights(batches),
         lambda: _prepared("dense-micro8", setting, setting.loaded.model, _micro),
     )
 
@@ -110,7 +82,7 @@ def _dense_chunked(setting: Setting) -> Contestant:
     known = can_chunk(loaded.model, loaded.family, loaded.shape)
     return Contestant(
         f"dense, feed-forward over chunks of {CHUNK_TOKENS} tokens",
-        setting.dense_work,
+        setting.work(dense_work),
         lambda: _prepared(
             "dense-chunked-ffn", setting, chunked_feed_forward(loaded.model, loaded.family, loaded.shape)
         ),
@@ -121,7 +93,7 @@ def _dense_chunked(setting: Setting) -> Contestant:
 def _lowrank(setting: Setting) -> Contestant:
     return Contestant(
         "two linears per factored one, everything materialised",
-        setting.work(lowrank_layer),
+        setting.work(lowrank_work),
         lambda: _prepared("lowrank", setting, setting.lowrank),
     )
 
@@ -129,7 +101,7 @@ def _lowrank(setting: Setting) -> Contestant:
 def _lowrank_compile(setting: Setting) -> Contestant:
     return Contestant(
         f"low-rank under torch.compile, {_compiled_how(setting)}",
-        setting.work(lowrank_layer),
+        setting.work(lowrank_work),
         lambda: _prepared("lowrank-compile", setting, setting.lowrank, _compiled),
     )
 
@@ -137,7 +109,7 @@ def _lowrank_compile(setting: Setting) -> Contestant:
 def _flash(setting: Setting) -> Contestant:
     return Contestant(
         "streamed through our kernels",
-        setting.flash_work,
+        setting.work(flash_work),
         lambda: _prepared("flash", setting, setting.built("flash")),
     )
 
@@ -145,7 +117,7 @@ def _flash(setting: Setting) -> Contestant:
 def _flash_rebuild(setting: Setting) -> Contestant:
     return Contestant(
         "q, k and v rebuilt on chip, as in arXiv 2508.01506",
-        setting.work(flash_layer),
+        setting.work(rebuilding_work),
         lambda: _prepared("flash-rebuild", setting, setting.built("flash", rebuild=True)),
     )
 
@@ -154,7 +126,7 @@ def _flash_graph(setting: Setting) -> Contestant:
     cuda = setting.loaded.device.type == "cuda"
     return Contestant(
         "flash as a CUDA graph; its output lives in the graph's memory",
-        setting.flash_work,
+        setting.work(flash_work),
         lambda: _prepared("flash-graph", setting, setting.built("flash", graph="static")),
         left_out=None if cuda else "CUDA graphs need a GPU",
     )

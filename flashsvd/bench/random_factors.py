@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -16,13 +17,31 @@ RANDOM = "random"
 
 
 def random_spectra(loaded: LoadedModel, seed: int) -> Spectra:
-    """A "spectrum" of every slot whose product over all ranks has the spread of the dense weight's entries."""
-    generator = torch.Generator(loaded.device).manual_seed(seed)
-    drawn = {
-        (layer, slot.name): _draw(slot, weight_of(loaded, layer, slot), generator)
-        for layer, slot in loaded.shape
-    }
-    return Spectra(loaded.shape, RANDOM, drawn, 0)
+    """A "spectrum" of every slot whose product over all ranks has the spread of the dense weight's entries.
+
+    Each is drawn when it is asked for, and not kept: at full rank and in float32 those of a model are some three times
+    its bfloat16 weights.
+    """
+    return Spectra(loaded.shape, RANDOM, _Drawn(loaded, seed), 0)
+
+
+class _Drawn(Mapping[tuple[int, str], Spectrum]):
+    def __init__(self, loaded: LoadedModel, seed: int) -> None:
+        self._loaded = loaded
+        self._slots = {(layer, slot.name): slot for layer, slot in loaded.shape}
+        first = int(torch.randint(2**48, (), generator=torch.Generator().manual_seed(seed)))
+        self._seeds = {key: first + index for index, key in enumerate(self._slots)}
+
+    def __getitem__(self, key: tuple[int, str]) -> Spectrum:
+        slot = self._slots[key]
+        generator = torch.Generator(self._loaded.device).manual_seed(self._seeds[key])
+        return _draw(slot, weight_of(self._loaded, key[0], slot), generator)
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
 
 
 def _draw(slot: Slot, weight: torch.Tensor, generator: torch.Generator) -> Spectrum:

@@ -4,17 +4,24 @@
 >>> record_encoder(
 ...     "bert-base.parquet", "bert-base", ranks=[(40, 240, 240)], batch=[32], seq=[128, 512], dtype=["bf16"]
 ... )  # doctest: +SKIP
+>>> from flashsvd.bench.record import record_decode
+>>> record_decode(
+...     "llama.parquet", "llama-2-7b", keep=[0.5, 0.8], batch=[1, 16], context=[512], per_head=False
+... )  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from flashsvd.bench.encoder import EncoderBench, EncoderRequest, check_fits_model
+from flashsvd.bench.decode import DecodeRequest, bench_decode
+from flashsvd.bench.encoder import EncoderRequest, bench_encoder
+from flashsvd.bench.prefill import PrefillRequest, bench_prefill
 from flashsvd.bench.random_factors import RANDOM
+from flashsvd.bench.request import Bench, ModelBench, ModelRequest, check_fits_model
 from flashsvd.bench.rows import Point, Row
 from flashsvd.bench.saved import Place, SavedPoint, add_point, check_target
 from flashsvd.bench.sweep import R, product, run_points
@@ -29,6 +36,8 @@ from flashsvd.session import Session
 
 Plan = tuple[PlanChoice, tuple[str, str]]
 """A plan, and the option and value by which the command line names it."""
+
+M = TypeVar("M", bound=ModelRequest)
 
 Measure = Callable[[R, Ceilings, Progress], tuple[str, tuple[Row, ...]]]
 
@@ -58,18 +67,67 @@ def record_encoder(
         InputError: the file cannot be written or is there already, or a setting that cannot run.
         Whatever `flashsvd.bench.encoder.bench_encoder` raises but for a point out of memory, which is saved as one.
     """
-    plans = [(PlanChoice(ranks=triple), ("ranks", ",".join(map(str, triple)))) for triple in ranks]
-    plans += [(PlanChoice(keep=share), ("keep", str(share))) for share in keep]
-    fixed = {"model": model, "method": RANDOM, **options}
-    requests = encoder_requests(plans, batch=batch, seq=seq, dtype=dtype, **fixed)
-    session, target = Session(), Path(path)
-    tell = line_per_stage()
-    check_all(requests, target, append=append)
+    sizes = {"dtype": dtype, "batch": batch, "seq": seq}
+    requests = model_requests(EncoderRequest, plans(ranks, keep), sizes, model=model, **_drawn(options))
+    _record(Path(path), requests, bench_encoder, append=append)
+
+
+def record_decode(
+    path: Path | str,
+    model: str,
+    *,
+    ranks: Sequence[tuple[int, int, int]] = (),
+    keep: Sequence[float] = (),
+    batch: Sequence[int] = (1,),
+    context: Sequence[int] = (512,),
+    dtype: Sequence[str] = ("bf16",),
+    append: bool = False,
+    **options: Any,
+) -> None:
+    """`bench decode MODEL ... --save PATH` as a function, as `record_encoder` is for encoders; options are other fields
+    of `flashsvd.bench.decode.DecodeRequest`, such as new_tokens, per_head, engines."""
+    sizes = {"dtype": dtype, "batch": batch, "context": context}
+    requests = model_requests(DecodeRequest, plans(ranks, keep), sizes, model=model, **_drawn(options))
+    _record(Path(path), requests, bench_decode, append=append)
+
+
+def record_prefill(
+    path: Path | str,
+    model: str,
+    *,
+    ranks: Sequence[tuple[int, int, int]] = (),
+    keep: Sequence[float] = (),
+    batch: Sequence[int] = (1,),
+    seq: Sequence[int] = (2048,),
+    dtype: Sequence[str] = ("bf16",),
+    append: bool = False,
+    **options: Any,
+) -> None:
+    """`bench prefill MODEL ... --save PATH` as a function, as `record_encoder` is for encoders; options are other
+    fields of `flashsvd.bench.prefill.PrefillRequest`, such as per_head, engines."""
+    sizes = {"dtype": dtype, "batch": batch, "seq": seq}
+    requests = model_requests(PrefillRequest, plans(ranks, keep), sizes, model=model, **_drawn(options))
+    _record(Path(path), requests, bench_prefill, append=append)
+
+
+def plans(ranks: Sequence[tuple[int, int, int]], keep: Sequence[float]) -> list[Plan]:
+    """Plans by ranks, then by shares to keep, each with how the command line names it."""
+    found = [(PlanChoice(ranks=triple), ("ranks", ",".join(map(str, triple)))) for triple in ranks]
+    return found + [(PlanChoice(keep=share), ("keep", str(share))) for share in keep]
+
+
+def _drawn(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"method": RANDOM, **options}
+
+
+def _record(path: Path, requests: Sequence[M], bench: Bench[M], *, append: bool) -> None:
+    session, tell = Session(), line_per_stage()
+    check_all(requests, path, append=append)
     for request in requests:
         check_fits_model(request, session)
     place = measure_place(requests[0].device, tell)
     print(f"{machine_line(place.machine)}\n{ceiling_line(place.ceilings)}", flush=True)
-    for point in measure_points(requests, EncoderBench(session), place, tell, save=target):
+    for point in measure_points(requests, ModelBench(session, bench), place, tell, save=path):
         print("\n".join(["", *point_lines(point)]), flush=True)
 
 
@@ -86,19 +144,19 @@ def line_per_stage() -> Progress:
     return tell
 
 
-def encoder_requests(
-    plans: Sequence[Plan], *, batch: Sequence[int], seq: Sequence[int], dtype: Sequence[str], **fixed: Any
-) -> list[EncoderRequest]:
-    """Every combination, the plans of one shape next to each other: they share what is compiled.
+def model_requests(
+    kind: type[M], plans: Sequence[Plan], sizes: Mapping[str, Sequence[Any]], **fixed: Any
+) -> list[M]:
+    """Every combination of sizes, the plans of one shape next to each other: they share what is compiled.
 
     Raises:
         InputError: nothing to combine, or too many points.
     """
-    points = product({"dtype": dtype, "batch": batch, "seq": seq, "plan": plans})
+    points = product({**sizes, "plan": plans})
     if not points:
-        raise InputError("a sweep needs at least one plan, batch, seq and dtype")
+        raise InputError(f"a sweep needs at least one plan, {', '.join(sizes)}")
     return [
-        EncoderRequest(choice=point["plan"][0], plan_option=point["plan"][1], **fixed, **_without_plan(point))
+        kind(choice=point["plan"][0], plan_option=point["plan"][1], **fixed, **_without_plan(point))
         for point in points
     ]
 

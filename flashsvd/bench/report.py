@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashsvd.bench.encoder import encoder_command
-from flashsvd.bench.rows import Row
+from flashsvd.bench.encoder import EncoderRequest
+from flashsvd.bench.rows import Row, wrong_in_words
 from flashsvd.bench.saved import SavedPoint, ranks_in_words, read_points
 from flashsvd.errors import InputError
 
@@ -154,8 +154,8 @@ def _notes(saved: SavedPoint) -> list[str]:
         if name in rows and rows[name].status == "failed"
     ]
     red = [
-        f"{where}: {name} is wrong: error {row.gate.error:.1e}, at most {row.gate.limit:.1e} passes"
-        for name, row in rows.items()
+        f"{where}: {wrong_in_words(row, row.gate)}"
+        for row in rows.values()
         if row.gate and not row.gate.passed
     ]
     return failed + red
@@ -184,7 +184,7 @@ def merged_commands(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     found = [dict(config) for config in configs]
     for name, joint in (("ranks", ":"), ("keep", ","), ("seq", ","), ("batch", ","), ("dtype", ",")):
         found = _merged(found, name, joint)
-    return list(dict.fromkeys(encoder_command(config) for config in found))
+    return list(dict.fromkeys(EncoderRequest.command_of(config) for config in found))
 
 
 def _merged(configs: Sequence[dict[str, Any]], name: str, joint: str) -> list[dict[str, Any]]:

@@ -22,8 +22,15 @@ class Row:
 
     peak_bytes: the most that is alive beyond inputs and weights. flops and bytes are counted for this way's own
     algorithm (`flashsvd.bench.counts`); compute_share and bandwidth_share are the rates they give over the measured
-    ceilings. speedup is the baseline's latency / this one's, peak_reduction the baseline's peak / this one's; each
-    is None where it is refused, and the reason stands beside it.
+    ceilings. speedup is the baseline's latency / this one's, peak_reduction the baseline's peak / this one's,
+    runtime_speedup is over the dense weights in our own runtime; each is None where it is refused, and the reason
+    stands beside it.
+
+    Of a decoder, latency is that of one token of every sequence, and bytes are those that one has to read, so that
+    bandwidth_share is the share of the bandwidth floor. kv_bytes: the cache as it is allocated. kernels: that the GPU
+    ran for one token, launches: what the CPU launched for it, a whole CUDA graph counting once. agreement: share of
+    greedy tokens that are the reference's, and differences, of the others, those that rounding does not excuse
+    (`flashsvd.bench.decode_reference`).
     """
 
     name: str
@@ -45,6 +52,14 @@ class Row:
     speedup_refused: str | None = None
     peak_reduction: float | None = None
     peak_refused: str | None = None
+    runtime_speedup: float | None = None
+    runtime_refused: str | None = None
+    tokens_per_second: float | None = None
+    kv_bytes: int | None = None
+    kernels: int | None = None
+    launches: int | None = None
+    agreement: float | None = None
+    differences: int | None = None
 
     @property
     def ceiling_share(self) -> float | None:
@@ -55,10 +70,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Which rows latency and peak are held against."""
+    """Which rows latency and peak are held against. runtime: dense weights in our own runtime, where there is one."""
 
     latency: str
     peak: str
+    runtime: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +113,10 @@ def with_ratios(rows: tuple[Row, ...], baselines: Baselines) -> tuple[Row, ...]:
 
 
 def _with_ratios(row: Row, rows: Mapping[str, Row], baselines: Baselines) -> Row:
-    slower, larger = rows.get(baselines.latency), rows.get(baselines.peak)
-    speedup = peak_reduction = None
-    speed_refused = _refusal(row, slower, baselines.latency)
-    peak_refused = _refusal(row, larger, baselines.peak)
-    if speed_refused is None and slower and slower.latency_ms and row.latency_ms:
-        speedup = slower.latency_ms.p50 / row.latency_ms.p50
+    speedup, speed_refused = _speedup(row, rows, baselines.latency)
+    own, own_refused = _speedup(row, rows, baselines.runtime) if baselines.runtime else (None, None)
+    larger = rows.get(baselines.peak)
+    peak_reduction, peak_refused = None, _refusal(row, larger, baselines.peak)
     if peak_refused is None and larger:
         if larger.peak_bytes and row.peak_bytes:
             peak_reduction = larger.peak_bytes / row.peak_bytes
@@ -115,7 +129,18 @@ def _with_ratios(row: Row, rows: Mapping[str, Row], baselines: Baselines) -> Row
         speedup_refused=speed_refused,
         peak_reduction=peak_reduction,
         peak_refused=peak_refused,
+        runtime_speedup=own,
+        runtime_refused=own_refused,
     )
+
+
+def _speedup(row: Row, rows: Mapping[str, Row], name: str) -> tuple[float | None, str | None]:
+    """The latency of the row `name` over this one's, or why there is no ratio."""
+    slower = rows.get(name)
+    refused = _refusal(row, slower, name)
+    if refused is None and slower and slower.latency_ms and row.latency_ms:
+        return slower.latency_ms.p50 / row.latency_ms.p50, None
+    return None, refused
 
 
 def _refusal(row: Row, baseline: Row | None, name: str) -> str | None:
@@ -127,8 +152,20 @@ def _refusal(row: Row, baseline: Row | None, name: str) -> str | None:
         if one.gate is None:
             return f"{one.name} was not checked"
         if not one.gate.passed:
-            return f"{one.name} is wrong: error {one.gate.error:.1e}, at most {one.gate.limit:.1e} passes"
+            return wrong_in_words(one, one.gate)
     return None
+
+
+def wrong_in_words(row: Row, gate: GateReport) -> str:
+    """Why a row is wrong.
+
+    >>> gate = GateReport(False, 1e-3, 1e-3, 2e-3, "lowrank, fp32")
+    >>> wrong_in_words(Row("flash", "", "measured", gate=gate, differences=3), gate)
+    'flash is wrong: 3 greedy tokens differ by more than rounding'
+    """
+    if gate.error <= gate.limit and row.differences:
+        return f"{row.name} is wrong: {row.differences} greedy tokens differ by more than rounding"
+    return f"{row.name} is wrong: error {gate.error:.1e}, at most {gate.limit:.1e} passes"
 
 
 def command_of(bench: str, arguments: tuple[str, ...], options: Mapping[str, object]) -> str:

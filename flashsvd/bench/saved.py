@@ -1,5 +1,5 @@
-"""Measured encoder points in one Parquet file: a row for every way of running, and in the header where each point
-was measured, when, with what, and the command that measures it again."""
+"""Measured points of whole models in one Parquet file: a row for every way of running, and in the header where each
+point was measured, when, with what, and the command that measures it again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,23 @@ _SCHEMA = pa.schema(
         ("peak_refused", pa.string()),
     ]
 )
-_HOW = ("engines", "repeats", "budget", "seed", "device", "compile_backend", "method")
+_LATER = pa.schema(
+    [
+        ("bench", pa.string()),
+        ("context", pa.int64()),
+        ("runtime_speedup", pa.float64()),
+        ("runtime_refused", pa.string()),
+        ("tokens_per_second", pa.float64()),
+        ("kv_bytes", pa.int64()),
+        ("kernels", pa.int64()),
+        ("launches", pa.int64()),
+        ("agreement", pa.float64()),
+        ("differences", pa.int64()),
+    ]
+)
+"""Columns that files from before decoders were measured lack. The first two repeat the header."""
+
+_HOW = ("engines", "repeats", "budget", "seed", "device", "compile_backend", "method", "new_tokens")
 """Of a setting, what says how it was measured, not what."""
 
 
@@ -148,7 +164,7 @@ def write_points(path: Path, points: Sequence[SavedPoint]) -> None:
     """Writes a file, whole or not at all. Raises InputError where it cannot be written."""
     rows = [_entry(index, saved, row) for index, saved in enumerate(points) for row in saved.point.rows]
     header = [{**to_json(replace(saved.point, rows=())), "place": to_json(saved.place)} for saved in points]
-    write_table(path, _KIND, {"points": header}, pa.Table.from_pylist(rows, schema=_SCHEMA))
+    write_table(path, _KIND, {"points": header}, pa.Table.from_pylist(rows, schema=_whole()))
 
 
 def read_points(path: Path) -> tuple[SavedPoint, ...]:
@@ -162,7 +178,9 @@ def read_points(path: Path) -> tuple[SavedPoint, ...]:
     if missing:
         raise InputError(f"{path.name} lacks the columns {', '.join(missing)}; record it again")
     try:
-        entries = table.select(_SCHEMA.names).cast(_SCHEMA).to_pylist()
+        for name in set(_LATER.names) - set(table.column_names):
+            table = table.append_column(name, pa.nulls(len(table), _LATER.field(name).type))
+        entries = table.select(_whole().names).cast(_whole()).to_pylist()
         return tuple(
             SavedPoint(
                 from_json(
@@ -176,11 +194,16 @@ def read_points(path: Path) -> tuple[SavedPoint, ...]:
         raise InputError(f"{path.name} is malformed ({_first_line(error)}); record it again") from None
 
 
+def _whole() -> pa.Schema:
+    return pa.schema([*_SCHEMA, *_LATER])
+
+
 def _entry(index: int, saved: SavedPoint, row: Row) -> dict[str, Any]:
     point, data = saved.point, to_json(row)
     latency, gate = data.pop("latency_ms") or {}, data.pop("gate") or {}
     return {
-        **{name: point.config[name] for name in ("model", "batch", "seq", "dtype")},
+        **{name: point.config.get(name) for name in ("model", "batch", "seq", "context", "dtype")},
+        "bench": point.bench,
         "point": index,
         "ranks": ranks_in_words(point.config),
         "machine": saved.place.machine.label,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from flashsvd.bench.rows import Point, Row
 from flashsvd.errors import format_bytes
 from flashsvd.measure.ceilings import Ceilings
-from flashsvd.results import Machine
+from flashsvd.results import GateReport, Machine, Quantiles
 
 _NONE = "—"
 
@@ -34,20 +36,11 @@ def point_lines(point: Point) -> list[str]:
     lines = [f"{point.bench}: {words}"]
     if point.failure is not None:
         return [*lines, f"  failed: {point.failure}"]
-    headings = (
-        "run",
-        "ms",
-        "p20-p80",
-        "peak",
-        "weights",
-        "TFLOP/s",
-        "GB/s",
-        "ceiling",
-        "error",
-        "speed-up",
-        "less peak",
-    )
-    cells = [headings, *(_cells(row) for row in point.rows)]
+    columns = {**_TIMES, **(_DECODERS if point.bench in ("decode", "prefill") else _COUNTS), **_RATIOS}
+    if point.baselines.runtime:
+        columns |= _RUNTIME
+    headings = ("run", *columns)
+    cells = [headings, *(_cells(row, columns) for row in point.rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     lines += [f"  {point.about}"] if point.about else []
     for row in cells:
@@ -57,37 +50,64 @@ def point_lines(point: Point) -> list[str]:
     return lines + _notes(point)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+Column = Callable[[Row], str]
+
+_TIMES: Mapping[str, Column] = {
+    "ms": lambda row: "" if row.latency_ms is None else _milliseconds(row.latency_ms.p50),
+    "p20-p80": lambda row: "" if row.latency_ms is None else _span(row.latency_ms),
+}
+_COUNTS: Mapping[str, Column] = {
+    "peak": lambda row: _bytes(row.peak_bytes),
+    "weights": lambda row: _bytes(row.weight_bytes),
+    "TFLOP/s": lambda row: _number(row.tflops),
+    "GB/s": lambda row: _number(row.gbps),
+    "ceiling": lambda row: _share(row.ceiling_share),
+    "error": lambda row: _error(row.gate),
+}
+_DECODERS: Mapping[str, Column] = {
+    "tokens/s": lambda row: _number(row.tokens_per_second),
+    "launches": lambda row: _count(row.launches),
+    "kernels": lambda row: _count(row.kernels),
+    "peak": lambda row: _bytes(row.peak_bytes),
+    "weights": lambda row: _bytes(row.weight_bytes),
+    "cache": lambda row: _bytes(row.kv_bytes),
+    "TFLOP/s": lambda row: _number(row.tflops),
+    "bandwidth": lambda row: _share(row.bandwidth_share),
+    "error": lambda row: _error(row.gate),
+    "tokens": lambda row: _share(row.agreement),
+}
+_RATIOS: Mapping[str, Column] = {
+    "speed-up": lambda row: _ratio(row.speedup),
+    "less peak": lambda row: _ratio(row.peak_reduction),
+}
+_RUNTIME: Mapping[str, Column] = {"over own dense": lambda row: _ratio(row.runtime_speedup)}
+
+
+def _cells(row: Row, columns: Mapping[str, Column]) -> tuple[str, ...]:
     if row.latency_ms is None:
-        return (row.name, row.status, *(_NONE,) * 9)
-    latency, gate = row.latency_ms, row.gate
-    verdict = _NONE if gate is None else f"{gate.error:.1e} {'ok' if gate.passed else 'WRONG'}"
-    return (
-        row.name,
-        _milliseconds(latency.p50),
-        f"{_milliseconds(latency.p20)}-{_milliseconds(latency.p80)}",
-        _NONE if row.peak_bytes is None else format_bytes(row.peak_bytes),
-        _NONE if row.weight_bytes is None else format_bytes(row.weight_bytes),
-        _number(row.tflops),
-        _number(row.gbps),
-        _NONE if row.ceiling_share is None else f"{row.ceiling_share:.0%}",
-        verdict,
-        _NONE if row.speedup is None else f"{row.speedup:.2f}x",
-        _NONE if row.peak_reduction is None else f"{row.peak_reduction:.2f}x",
-    )
+        return (row.name, row.status, *(_NONE,) * (len(columns) - 1))
+    return (row.name, *(column(row) for column in columns.values()))
 
 
 def _notes(point: Point) -> list[str]:
-    lines = [f"  speed-up over {point.baselines.latency}, less peak than {point.baselines.peak}"]
+    own = f", own dense is {point.baselines.runtime}" if point.baselines.runtime else ""
+    lines = [f"  speed-up over {point.baselines.latency}, less peak than {point.baselines.peak}{own}"]
     for row in point.rows:
         if row.status != "measured":
             lines.append(f"  {row.name}: {row.status}: {row.reason}")
             continue
         lines.append(f"  {row.name}: {row.what}")
-        if row.speedup_refused and row.speedup_refused == row.peak_refused:
+        reasons = {row.speedup_refused, row.peak_refused}
+        if point.baselines.runtime:
+            reasons.add(row.runtime_refused)
+        if row.speedup_refused and len(reasons) == 1:
             lines.append(f"  {row.name}: no ratio: {row.speedup_refused}")
             continue
-        refused = (("speed-up", row.speedup_refused), ("peak ratio", row.peak_refused))
+        refused = (
+            ("speed-up", row.speedup_refused),
+            ("peak ratio", row.peak_refused),
+            ("speed-up over own dense", row.runtime_refused),
+        )
         lines += [f"  {row.name}: no {ratio}: {reason}" for ratio, reason in refused if reason]
     return lines
 
@@ -100,5 +120,29 @@ def _milliseconds(value: float) -> str:
     return f"{value:.1f}" if value >= 100 else f"{value:.3f}" if value < 10 else f"{value:.2f}"
 
 
+def _span(latency: Quantiles) -> str:
+    return f"{_milliseconds(latency.p20)}-{_milliseconds(latency.p80)}"
+
+
 def _number(value: float | None) -> str:
     return _NONE if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _count(value: int | None) -> str:
+    return _NONE if value is None else str(value)
+
+
+def _bytes(value: int | None) -> str:
+    return _NONE if value is None else format_bytes(value)
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.0%}"
+
+
+def _ratio(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.2f}x"
+
+
+def _error(gate: GateReport | None) -> str:
+    return _NONE if gate is None else f"{gate.error:.1e} {'ok' if gate.passed else 'WRONG'}"

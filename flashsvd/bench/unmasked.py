@@ -35,18 +35,27 @@ def unmasked(model: Any) -> Iterator[None]:
 
 def _mask(
     *,
+    q_length: int,
+    kv_length: int,
     attention_mask: torch.Tensor | None = None,
     local_size: int | None = None,
+    allow_is_causal_skip: bool = False,
     allow_is_bidirectional_skip: bool = False,
     **options: Any,
 ) -> torch.Tensor | None:
-    if allow_is_bidirectional_skip and attention_mask is None and local_size is None:
-        return None
+    if attention_mask is None and local_size is None:
+        # Causal is what SDPA makes of no mask where there are as many queries as keys.
+        causal = allow_is_causal_skip and kv_length == q_length
+        if causal or allow_is_bidirectional_skip:
+            return None
     from transformers.masking_utils import sdpa_mask
 
     return sdpa_mask(
+        q_length=q_length,
+        kv_length=kv_length,
         attention_mask=attention_mask,
         local_size=local_size,
+        allow_is_causal_skip=allow_is_causal_skip,
         allow_is_bidirectional_skip=allow_is_bidirectional_skip,
         **options,
     )

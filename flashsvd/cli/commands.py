@@ -6,6 +6,7 @@ import typer
 
 from flashsvd.cli.app import app
 from flashsvd.cli.bench import bench
+from flashsvd.cli.bench_decoders import decode, prefill
 from flashsvd.cli.bench_decompose import decompose
 from flashsvd.cli.budget import budget
 from flashsvd.cli.compare import compare
@@ -38,6 +39,8 @@ application.command("finetune")(finetune)
 application.command("import")(import_)
 application.command("export")(export)
 application.command("record")(record)
+bench.command("decode")(decode)
+bench.command("prefill")(prefill)
 bench.command("decompose")(decompose)
 application.add_typer(bench, name="bench")
 application.command("report")(report)

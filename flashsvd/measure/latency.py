@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 
@@ -20,24 +21,28 @@ def time_engines(
     repeats: int,
     budget_seconds: float,
     progress: Callable[[float], None] | None = None,
-    before: Callable[[], object] | None = None,
+    before: Callable[[str], object] | None = None,
+    warm: int | None = None,
 ) -> dict[str, tuple[Quantiles, int]]:
     """Times every call `repeats` times, one of each in turn, so that a slow spell of the machine hits all alike.
 
     Fewer repeats, never under 3, where `budget_seconds` would be passed. CUDA events on a GPU, perf_counter
-    elsewhere. `before` runs ahead of every timed call, outside its time. Returns quantiles in milliseconds and the
-    repeats done.
+    elsewhere. `before` runs ahead of every call, outside its time, and is told its name. warm: untimed calls of each
+    ahead of all; 3 on CUDA and 1 elsewhere if None. Returns quantiles in milliseconds and the repeats done.
     """
-    warm = 3 if device.type == "cuda" else 1
-    for call in calls.values():
+    if warm is None:
+        warm = 3 if device.type == "cuda" else 1
+    ready = {name: functools.partial(before, name) if before else _nothing for name in calls}
+    for name, call in calls.items():
         for _ in range(warm):
+            ready[name]()
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     started = time.perf_counter()
     done = 0
     while done < repeats and (done < _LEAST_REPEATS or time.perf_counter() - started < budget_seconds):
         for name, call in calls.items():
-            times[name].append(_once(call, device, before))
+            times[name].append(_once(call, device, ready[name]))
         done += 1
         if progress:
             progress(max(done / repeats, min(1.0, (time.perf_counter() - started) / budget_seconds)))
@@ -54,20 +59,20 @@ def quantiles(milliseconds: list[float]) -> Quantiles:
     return Quantiles(float(p20), float(p50), float(p80))
 
 
-def _once(
-    call: Callable[[], object], device: torch.device, before: Callable[[], object] | None = None
-) -> float:
+def _nothing() -> None:
+    """Nothing to do ahead of a call."""
+
+
+def _once(call: Callable[[], object], device: torch.device, before: Callable[[], object]) -> float:
     if device.type != "cuda":
-        if before:
-            before()
+        before()
         started = time.perf_counter()
         call()
         return (time.perf_counter() - started) * 1e3
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(device)
-    if before:
-        # Not waited for: while the GPU runs it, the CPU gets ahead, and its launches are not timed as GPU work.
-        before()
+    # Not waited for: while the GPU runs it, the CPU gets ahead, and its launches are not timed as GPU work.
+    before()
     start.record()
     call()
     end.record()

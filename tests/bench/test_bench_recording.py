@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 from saved_points import GREEN, MACHINE, PLACE, row, saved
 
 from flashsvd import recording
-from flashsvd.bench import encoder
+from flashsvd.bench import request
 from flashsvd.bench import saved as files
-from flashsvd.bench.encoder import EncoderRequest
-from flashsvd.bench.record import encoder_requests, measure_points, record_encoder
+from flashsvd.bench.encoder import EncoderRequest, bench_encoder
+from flashsvd.bench.record import measure_points, model_requests, record_encoder
+from flashsvd.bench.request import ModelBench
 from flashsvd.bench.rows import Row
 from flashsvd.bench.saved import SavedPoint, add_point, check_target, merged, read_points, write_points
 from flashsvd.errors import InputError
 from flashsvd.results import PlanChoice, Quantiles
+from flashsvd.session import Session
 from flashsvd.tables import Kind, write_table
 
 ENGINES = ("dense", "dense-compile", "lowrank", "flash", "flash-graph")
@@ -45,7 +47,7 @@ def swept(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flashsvd.measure.ceilings._MATMUL_SIZE", {"cpu": 32})
         patch.setattr("flashsvd.measure.ceilings._COPY_BYTES", {"cpu": 4096})
-        patch.setattr(encoder.Session, "spectra", lambda *_: pytest.fail("decomposed"))
+        patch.setattr(Session, "spectra", lambda *_: pytest.fail("decomposed"))
         for seq in (8, 16):
             record_encoder(
                 file, str(tiny_folder), ranks=[(9, 20, 11), (4, 8, 8)], seq=[seq], append=True, **OPTIONS
@@ -167,7 +169,9 @@ def _measured(request: EncoderRequest, *_: object) -> tuple[str, tuple[Row, ...]
 
 def _requests() -> list[EncoderRequest]:
     plan = (PlanChoice(ranks=(9, 9, 9)), ("ranks", "9,9,9"))
-    return encoder_requests([plan], batch=[1], seq=[1, 2, 3], dtype=["fp32"], model="any")
+    return model_requests(
+        EncoderRequest, [plan], {"dtype": ["fp32"], "batch": [1], "seq": [1, 2, 3]}, model="any"
+    )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("CUDA error"), SystemExit(1)])
@@ -341,15 +345,16 @@ def graphs() -> Iterator[list[int]]:
 def test_the_dense_model_is_compiled_once_for_all_plans_of_an_input(
     tiny_folder: Path, graphs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder, "_MOST_COMPILED", 3)
+    monkeypatch.setattr(request, "MOST_COMPILED", 3)
     compiled = []
-    bench = encoder.EncoderBench(encoder.Session())
-    fixed = {**OPTIONS, "engines": ("dense-compile",), "compile_backend": "counted"}
+    bench = ModelBench(Session(), bench_encoder)
+    fixed = {**OPTIONS, "engines": ("dense-compile",), "compile_backend": "counted", "method": "random"}
+    sizes = {name: fixed.pop(name) for name in ("dtype", "batch")} | {"seq": [8, 16]}
     plans = [(PlanChoice(ranks=(9, 20, rank)), ("ranks", f"9,20,{rank}")) for rank in (5, 7, 9, 11)]
-    requests = encoder_requests(plans, seq=[8, 16], model=str(tiny_folder), method="random", **fixed)
-    for request in requests:
+    requests = model_requests(EncoderRequest, plans, sizes, model=str(tiny_folder), **fixed)
+    for asked in requests:
         graphs.clear()
-        _, (dense,) = bench(request, PLACE.ceilings, lambda *_: None)
+        _, (dense,) = bench(asked, PLACE.ceilings, lambda *_: None)
         assert dense.gate and dense.gate.passed, dense
         compiled.append(len(graphs))
     assert compiled == [1, 0, 0, 1] * 2

@@ -17,6 +17,7 @@ from flashsvd.bench.chunked import can_chunk, chunked_feed_forward, micro_batche
 from flashsvd.bench.counts import flash_layer, rank_space_layer
 from flashsvd.bench.encoder import EncoderRequest, bench_encoder
 from flashsvd.bench.encoder_contestants import CONTESTANTS, Setting
+from flashsvd.bench.model_counts import flash_work
 from flashsvd.bench.rows import Row
 from flashsvd.engines.build import weight_bytes
 from flashsvd.errors import InputError, OutOfMemoryError, PlanError
@@ -86,7 +87,7 @@ def test_flash_is_counted_as_what_it_runs(tiny: LoadedModel) -> None:
     for per_head, layer in ((True, rank_space_layer), (False, flash_layer)):
         plan = by_role(tiny.shape.with_per_head(per_head), 9, 20, 11)
         setting = Setting(tiny, {}, plan, "svd", torch.zeros(4, 16, dtype=torch.long), "eager")
-        assert setting.flash_work.flops == 3 * layer(plan, 0, 4, 16, 4).flops
+        assert setting.work(flash_work).flops == 3 * layer(plan, 0, 4, 16, 4).flops
 
 
 def test_a_wrong_engine_is_red_and_claims_no_ratio(
@@ -169,7 +170,7 @@ def test_the_command_repeats_the_point(tiny_folder: Path) -> None:
 
 
 def test_a_plan_that_does_not_fit_is_said_before_anything_runs(tiny_folder: Path, session: Session) -> None:
-    from flashsvd.bench.encoder import check_fits_model
+    from flashsvd.bench.request import check_fits_model
 
     with pytest.raises(PlanError, match="rank for q must be from 1 to 32"):
         check_fits_model(_request(tiny_folder, choice=PlanChoice(ranks=(99, 20, 11))), session)

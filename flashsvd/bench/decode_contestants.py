@@ -1,0 +1,165 @@
+"""The ways of decoding, one entry each. A new one is one function and one line of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from flashsvd.bench.contest import Contestant, Prepared
+from flashsvd.bench.counts import Work
+from flashsvd.bench.decode_reference import judged_logits, kind_of
+from flashsvd.bench.decoder_setting import Setting
+from flashsvd.bench.decoders import Decoder, DynamicDecoder, RuntimeDecoder, StaticDecoder
+from flashsvd.bench.launches import count_launches
+from flashsvd.bench.model_counts import step_work
+from flashsvd.engines.build import weight_bytes
+from flashsvd.ranks import RankPlan
+
+
+def _dense(setting: Setting) -> Contestant:
+    return Contestant(
+        "transformers' own, eager, growing cache",
+        _dense_work(setting),
+        lambda: _eager("dense", setting, setting.loaded.model),
+    )
+
+
+def _dense_static(setting: Setting) -> Contestant:
+    return Contestant(
+        f"dense with a static cache, every step under torch.compile, {_compiled_how(setting)}",
+        _dense_work(setting),
+        lambda: _static("dense-static-compile", setting, setting.loaded.model),
+    )
+
+
+def _dense_graph(setting: Setting) -> Contestant:
+    return Contestant(
+        "the dense weights in our runtime, a step as one CUDA graph",
+        _dense_work(setting),
+        lambda: _running("dense-graph", setting, setting.loaded.model, graph=True),
+        left_out=_no_graphs(setting),
+    )
+
+
+def _lowrank(setting: Setting) -> Contestant:
+    return Contestant(
+        "two linears per factored one, eager, growing cache",
+        _work(setting),
+        lambda: _eager("lowrank", setting, setting.lowrank),
+    )
+
+
+def _lowrank_static(setting: Setting) -> Contestant:
+    return Contestant(
+        f"low-rank with a static cache, every step under torch.compile, {_compiled_how(setting)}",
+        _work(setting),
+        lambda: _static("lowrank-static-compile", setting, setting.lowrank),
+    )
+
+
+def _flash(setting: Setting) -> Contestant:
+    return Contestant(
+        "our runtime",
+        _work(setting),
+        lambda: _running("flash", setting, setting.flash, graph=False),
+    )
+
+
+def _flash_graph(setting: Setting) -> Contestant:
+    return Contestant(
+        "our runtime, a step as one CUDA graph",
+        _work(setting),
+        lambda: _running("flash-graph", setting, setting.flash, graph=True),
+        left_out=_no_graphs(setting),
+    )
+
+
+def _flash_graph_rank(setting: Setting) -> Contestant:
+    return Contestant(
+        "our runtime, a step as one CUDA graph, cache in rank space",
+        _work(setting),
+        lambda: _running("flash-graph-rank", setting, setting.built("flash", cache="rank"), graph=True),
+        left_out=_no_graphs(setting),
+    )
+
+
+CONTESTANTS: Mapping[str, Callable[[Setting], Contestant]] = MappingProxyType(
+    {
+        "dense": _dense,
+        "dense-static-compile": _dense_static,
+        "dense-graph": _dense_graph,
+        "lowrank": _lowrank,
+        "lowrank-static-compile": _lowrank_static,
+        "flash": _flash,
+        "flash-graph": _flash_graph,
+        "flash-graph-rank": _flash_graph_rank,
+    }
+)
+"""Every way of decoding, by the name of its row."""
+
+
+def _work(setting: Setting) -> Work:
+    return step_work(setting.loaded, setting.plan, *setting.ids.shape)
+
+
+def _dense_work(setting: Setting) -> Work:
+    return step_work(setting.loaded, RankPlan.dense(setting.plan.shape), *setting.ids.shape)
+
+
+def _no_graphs(setting: Setting) -> str | None:
+    return None if setting.loaded.device.type == "cuda" else "CUDA graphs need a GPU"
+
+
+def _compiled_how(setting: Setting) -> str:
+    if setting.compile_backend == "inductor":
+        return "mode reduce-overhead"
+    return f"backend {setting.compile_backend}"
+
+
+def _static(name: str, setting: Setting, model: Any) -> Prepared:
+    decoder = StaticDecoder(model, setting.capacity, setting.compile_backend)
+    return _prepared(name, setting, decoder, weight_bytes(model))
+
+
+def _running(name: str, setting: Setting, model: Any, *, graph: bool) -> Prepared:
+    runtime = setting.runtime(model, graph=graph)
+    return _prepared(name, setting, RuntimeDecoder(runtime), runtime.weight_bytes)
+
+
+def _eager(name: str, setting: Setting, model: Any) -> Prepared:
+    return _prepared(name, setting, DynamicDecoder(model), weight_bytes(model))
+
+
+def _prepared(name: str, setting: Setting, decoder: Decoder, weights: int) -> Prepared:
+    """What is timed is a block of greedy tokens after the context: a step and the choice from its logits, over and
+    over, nothing waited for. What is judged are steps that are shown the reference's tokens."""
+    device, last = setting.loaded.device, setting.ids[:, -1]
+    decoder.fill(setting.ids)
+
+    @torch.no_grad()
+    def block() -> torch.Tensor:
+        tokens = last
+        for _ in range(setting.new_tokens):
+            tokens = decoder.step(tokens).argmax(-1)
+        return tokens
+
+    def more() -> dict[str, Any]:
+        decoder.rewind()
+        launches = count_launches(lambda: decoder.step(last), device)
+        return {
+            "kv_bytes": decoder.kv_bytes,
+            "kernels": launches and launches.kernels,
+            "launches": launches and launches.launches,
+        }
+
+    return Prepared(
+        call=block,
+        checked=lambda _: judged_logits(decoder, setting.ids, setting.standards[kind_of(name)]),
+        peak=lambda: decoder.peak_bytes(last),
+        weight_bytes=weights,
+        before=decoder.rewind,
+        more=more,
+    )
