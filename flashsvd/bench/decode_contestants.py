@@ -12,7 +12,7 @@ from flashsvd.bench.contest import Contestant, Prepared
 from flashsvd.bench.counts import Work
 from flashsvd.bench.decode_reference import judged_logits, kind_of
 from flashsvd.bench.decoder_setting import Setting
-from flashsvd.bench.decoders import Decoder, DynamicDecoder, RuntimeDecoder, StaticDecoder
+from flashsvd.bench.decoders import Decoder, DynamicDecoder, RuntimeDecoder, StaticDecoder, last_tokens
 from flashsvd.bench.launches import count_launches
 from flashsvd.bench.model_counts import step_work
 from flashsvd.engines.build import weight_bytes
@@ -136,7 +136,7 @@ def _eager(name: str, setting: Setting, model: Any) -> Prepared:
 def _prepared(name: str, setting: Setting, decoder: Decoder, weights: int) -> Prepared:
     """What is timed is a block of greedy tokens after the context: a step and the choice from its logits, over and
     over, nothing waited for. What is judged are steps that are shown the reference's tokens."""
-    device, last = setting.loaded.device, setting.ids[:, -1]
+    device, last = setting.loaded.device, last_tokens(setting.ids)
     decoder.fill(setting.ids)
 
     @torch.no_grad()

@@ -44,6 +44,12 @@ class Decoder(Protocol):
         ...
 
 
+def last_tokens(ids: torch.Tensor) -> torch.Tensor:
+    """The last token of ids [B, S], [B], in memory as tokens lie that were picked: code is compiled for strides, which
+    `contiguous` leaves alone where B is 1."""
+    return ids[:, -1].clone(memory_format=torch.contiguous_format)
+
+
 class _Cached:
     """A model of transformers and its cache."""
 
@@ -156,7 +162,7 @@ class StaticDecoder(_Cached):
         if self._cache is None:
             self._cache = StaticCache(config=self._model.config, max_cache_len=self._capacity)
             self._read(ids)
-            self._warm_up(ids[:, -1])
+            self._warm_up(last_tokens(ids))
         return self._read(ids)
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ def point_lines(point: Point) -> list[str]:
     lines = [f"{point.bench}: {words}"]
     if point.failure is not None:
         return [*lines, f"  failed: {point.failure}"]
-    columns = {**_TIMES, **(_DECODERS if point.bench in ("decode", "prefill") else _COUNTS), **_RATIOS}
+    columns = {**_TIMES, **_COLUMNS.get(point.bench, _COUNTS), **_RATIOS}
     if point.baselines.runtime:
         columns |= _RUNTIME
     headings = ("run", *columns)
@@ -64,10 +64,12 @@ _COUNTS: Mapping[str, Column] = {
     "ceiling": lambda row: _share(row.ceiling_share),
     "error": lambda row: _error(row.gate),
 }
-_DECODERS: Mapping[str, Column] = {
-    "tokens/s": lambda row: _number(row.tokens_per_second),
+_LAUNCHES: Mapping[str, Column] = {
     "launches": lambda row: _count(row.launches),
     "kernels": lambda row: _count(row.kernels),
+}
+_DECODERS: Mapping[str, Column] = {
+    "tokens/s": lambda row: _number(row.tokens_per_second),
     "peak": lambda row: _bytes(row.peak_bytes),
     "weights": lambda row: _bytes(row.weight_bytes),
     "cache": lambda row: _bytes(row.kv_bytes),
@@ -76,6 +78,7 @@ _DECODERS: Mapping[str, Column] = {
     "error": lambda row: _error(row.gate),
     "tokens": lambda row: _share(row.agreement),
 }
+_COLUMNS = {"decode": {**_LAUNCHES, **_DECODERS}, "prefill": _DECODERS}
 _RATIOS: Mapping[str, Column] = {
     "speed-up": lambda row: _ratio(row.speedup),
     "less peak": lambda row: _ratio(row.peak_reduction),
@@ -90,25 +93,22 @@ def _cells(row: Row, columns: Mapping[str, Column]) -> tuple[str, ...]:
 
 
 def _notes(point: Point) -> list[str]:
-    own = f", own dense is {point.baselines.runtime}" if point.baselines.runtime else ""
+    runtime = next((row for row in point.rows if row.name == point.baselines.runtime), None)
+    own = f", own dense is {runtime.name}" if runtime else ""
     lines = [f"  speed-up over {point.baselines.latency}, less peak than {point.baselines.peak}{own}"]
     for row in point.rows:
         if row.status != "measured":
             lines.append(f"  {row.name}: {row.status}: {row.reason}")
             continue
         lines.append(f"  {row.name}: {row.what}")
-        reasons = {row.speedup_refused, row.peak_refused}
-        if point.baselines.runtime:
-            reasons.add(row.runtime_refused)
-        if row.speedup_refused and len(reasons) == 1:
+        refused = {"speed-up": row.speedup_refused, "peak ratio": row.peak_refused}
+        if runtime and runtime.status == "measured":
+            refused["speed-up over own dense"] = row.runtime_refused
+        reasons = set(refused.values())
+        if None not in reasons and len(reasons) == 1:
             lines.append(f"  {row.name}: no ratio: {row.speedup_refused}")
             continue
-        refused = (
-            ("speed-up", row.speedup_refused),
-            ("peak ratio", row.peak_refused),
-            ("speed-up over own dense", row.runtime_refused),
-        )
-        lines += [f"  {row.name}: no {ratio}: {reason}" for ratio, reason in refused if reason]
+        lines += [f"  {row.name}: no {ratio}: {reason}" for ratio, reason in refused.items() if reason]
     return lines
 
 

@@ -1,0 +1,314 @@
+"""The decoder benchmarks on a small model: every row is the same function, and a wrong runtime is caught."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_runtime import FakeRuntime
+
+from flashsvd.bench import decoder_setting
+from flashsvd.bench.decode import DecodeRequest, bench_decode
+from flashsvd.bench.decode_reference import Agreement, agreement
+from flashsvd.bench.decoder_setting import Setting
+from flashsvd.bench.decoders import DynamicDecoder, StaticDecoder
+from flashsvd.bench.model_counts import kv_bytes, step_layer
+from flashsvd.bench.prefill import PrefillRequest, bench_prefill
+from flashsvd.bench.request import ModelBench, check_fits_model
+from flashsvd.bench.rows import Row
+from flashsvd.errors import InputError, OutOfMemoryError
+from flashsvd.measure.ceilings import Ceilings
+from flashsvd.models.load import LoadedModel, load
+from flashsvd.results import PlanChoice
+from flashsvd.session import Session
+
+CEILINGS = Ceilings(0.1, 0.1, 0.1, 0.01, "highest", 64, 64)
+KEEP = (PlanChoice(keep=0.5), ("keep", "0.5"))
+FIXED: dict[str, Any] = {"method": "random", "per_head": False, "device": "cpu", "compile_backend": "eager"}
+GRAPHS = ("dense-graph", "flash-graph", "flash-graph-rank")
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    return Session()
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """runtime(spoil=...): lets the benches run a FakeRuntime over the low-rank model."""
+
+    def use(spoil: Any = None) -> None:
+        monkeypatch.setattr(Setting, "flash", property(lambda setting: setting.lowrank))
+        monkeypatch.setattr(Setting, "runtime", lambda setting, model, graph: FakeRuntime(model, spoil))
+
+    return use
+
+
+def _decode(folder: Path, session: Session, **changes: Any) -> dict[str, Row]:
+    request = DecodeRequest(str(folder), *KEEP, batch=3, context=12, new_tokens=4, repeats=3, **FIXED)
+    request = replace(request, **changes)
+    request.check()
+    about, rows = bench_decode(request, CEILINGS, session, lambda *_: None)
+    assert "keep 0.4" in about
+    return {row.name: row for row in rows}
+
+
+def _prefill(folder: Path, session: Session, **changes: Any) -> dict[str, Row]:
+    request = PrefillRequest(str(folder), *KEEP, batch=3, seq=12, repeats=3, **FIXED)
+    _, rows = bench_prefill(replace(request, **changes), CEILINGS, session, lambda *_: None)
+    return {row.name: row for row in rows}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_every_way_of_decoding_passes_and_has_its_numbers(
+    writer_folder: Path, session: Session, runtime: Callable[..., None], dtype: str
+) -> None:
+    runtime()
+    rows = _decode(writer_folder, session, dtype=dtype)
+    assert [name for name, row in rows.items() if row.status == "left out"] == list(GRAPHS)
+    for name, row in rows.items():
+        if name in GRAPHS:
+            assert row.reason == "CUDA graphs need a GPU"
+            continue
+        assert row.gate and row.gate.passed and row.agreement == 1.0 and row.differences == 0, row
+        kind, wide = (
+            ("dense" if name.startswith("dense") else "lowrank"),
+            "fp64" if dtype == "fp32" else "fp32",
+        )
+        assert row.gate.reference == f"{kind}, {wide}"
+        assert row.latency_ms and row.repeats == 3 and row.speedup and row.flops and row.weight_bytes
+        assert row.tokens_per_second == pytest.approx(3e3 / row.latency_ms.p50)
+        assert row.runtime_speedup is None and row.runtime_refused == "dense-graph was left out"
+        assert row.kernels is None and row.launches is None and row.kv_bytes
+    assert rows["dense"].peak_bytes and (rows["flash"].peak_bytes or 0) > 1000
+    assert rows["dense-static-compile"].peak_bytes is None
+
+
+def test_bytes_of_a_row_are_what_a_token_has_to_read(writer_folder: Path, session: Session) -> None:
+    row = _decode(writer_folder, session, engines=("dense",))["dense"]
+    linears = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96)
+    cache = 3 * 12 * 2 * 2 * 2 * 16
+    assert row.bytes == 4 * (linears + 60 * 64 + cache)
+    assert row.flops == 2 * 3 * (linears + 60 * 64) + 2 * 4 * 3 * 12 * 64
+    assert row.kv_bytes == 4 * cache
+    assert row.latency_ms and row.bandwidth_share == pytest.approx(
+        row.bytes / (row.latency_ms.p50 / 1e3) / 1e12 / 0.01
+    )
+
+
+def test_latency_is_of_one_token_not_of_the_block(
+    writer_folder: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flashsvd.bench import contest
+    from flashsvd.results import Quantiles
+
+    monkeypatch.setattr(
+        contest,
+        "time_engines",
+        lambda calls, *_, **__: {name: (Quantiles(4.0, 8.0, 16.0), 3) for name in calls},
+    )
+    row = _decode(writer_folder, session, engines=("dense",))["dense"]
+    assert row.latency_ms == Quantiles(1.0, 2.0, 4.0) and row.tokens_per_second == 1500
+
+
+def _loses_the_last_sequence(logits: torch.Tensor) -> torch.Tensor:
+    logits = logits.clone()
+    logits[-1] = 0
+    return logits
+
+
+def _sums_one_key_less(logits: torch.Tensor) -> torch.Tensor:
+    return logits * (1 + 1e-3 * torch.arange(logits.shape[-1]).sin())
+
+
+@pytest.mark.parametrize("spoil", [_loses_the_last_sequence, _sums_one_key_less])
+@pytest.mark.parametrize("measure", [_decode, _prefill])
+def test_a_wrong_runtime_is_red_and_claims_no_ratio(
+    writer_folder: Path, session: Session, runtime: Callable[..., None], spoil: Any, measure: Any
+) -> None:
+    runtime(spoil)
+    engines = ("dense", "lowrank", "flash")
+    rows = measure(writer_folder, session, engines=engines)
+    assert rows["lowrank"].gate and rows["lowrank"].gate.passed
+    flash = rows["flash"]
+    assert flash.latency_ms and flash.gate and not flash.gate.passed
+    assert flash.peak_reduction is None and flash.peak_refused and "flash is wrong" in flash.peak_refused
+
+
+def test_a_cache_that_forgets_is_red(
+    writer_folder: Path, session: Session, runtime: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that does not see the oldest token: its logits are those of another prompt."""
+    runtime()
+    original = FakeRuntime.prefill
+
+    def forgets(self: FakeRuntime, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        logits = original(self, ids, mask)
+        for layer in self._decoder._cache.layers:
+            layer.values[:, :, 0] = 0
+        return logits
+
+    monkeypatch.setattr(FakeRuntime, "prefill", forgets)
+    for measure in (_decode, _prefill):
+        row = measure(writer_folder, session, engines=("lowrank", "flash"))["flash"]
+        assert row.gate and not row.gate.passed and row.speedup is None
+
+
+def test_greedy_tokens_differ_only_where_rounding_cannot() -> None:
+    exact = torch.tensor([[[4.0, 3.0, 0.0]], [[4.0, 3.99, 0.0]]])
+    turned = exact[..., [1, 0, 2]]
+    assert agreement(exact, exact, 1e-2) == Agreement(1.0, 0)
+    assert agreement(turned, exact, 1e-2) == Agreement(0.0, 1)
+    assert agreement(turned, exact, 1e-5) == Agreement(0.0, 2)
+
+
+def test_a_row_whose_tokens_differ_is_red_though_its_error_passes(
+    writer_folder: Path, session: Session, runtime: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One logit of thousands may be wrong within a norm."""
+
+    def turns_one(logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.clone()
+        logits[0, (logits[0].argmax() + 1) % 60] = logits[0].max() + 1e-3
+        return logits
+
+    runtime(turns_one)
+    monkeypatch.setattr("flashsvd.measure.fidelity.BASELINE_FACTOR", 1e9)
+    monkeypatch.setattr("flashsvd.measure.fidelity.LIMITS", dict.fromkeys((torch.float32,), 0.1))
+    monkeypatch.setattr("flashsvd.bench.decode_reference._SIGMAS", 0.0)
+    rows = _decode(writer_folder, session, engines=("lowrank", "flash"))
+    flash = rows["flash"]
+    assert flash.gate and flash.gate.error <= flash.gate.limit and not flash.gate.passed
+    assert flash.differences == 4 and flash.agreement == pytest.approx(1 - 4 / 15)
+    assert flash.peak_refused and rows["lowrank"].differences == 0
+
+
+def test_every_way_of_prefill_passes_and_has_its_numbers(
+    writer_folder: Path, session: Session, runtime: Callable[..., None]
+) -> None:
+    runtime()
+    rows = _prefill(writer_folder, session)
+    for name, row in rows.items():
+        assert row.gate and row.gate.passed and row.agreement == 1.0 and row.speedup, row
+        assert row.tokens_per_second and row.latency_ms and row.kv_bytes == 4 * 3 * 12 * 2 * 2 * 2 * 16
+        assert (row.peak_bytes is None) == name.endswith("compile")
+    dense, micro = rows["dense"], rows["dense-micro"]
+    assert (micro.peak_bytes or 0) < (dense.peak_bytes or 0)
+    assert dense.flops == micro.flops and (micro.bytes or 0) > (dense.bytes or 0)
+    alone = _prefill(writer_folder, session, batch=1, engines=("dense", "dense-micro"))["dense-micro"]
+    assert alone.status == "left out" and alone.reason == "a batch of one is a micro-batch"
+
+
+def test_caches_that_do_not_fit_at_once_are_timed_in_groups(
+    writer_folder: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = DecodeRequest(str(writer_folder), *KEEP, batch=2, context=8, new_tokens=2, repeats=3, **FIXED)
+    request = replace(request, engines=("dense", "lowrank"))
+    cache = 4 * 2 * 10 * 2 * 2 * 2 * 16
+    monkeypatch.setattr(Setting, "room", lambda *_: int(1.5 * cache))
+    about, rows = bench_decode(request, CEILINGS, session, lambda *_: None)
+    assert about.endswith("timed in 2 groups, as not all caches fit at once")
+    assert [row.peak_reduction is not None for row in rows] == [True, True]
+
+
+def test_a_cache_that_cannot_fit_is_refused_before_it_is_taken(
+    writer_folder: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_setting, "available_bytes", lambda device: 1000)
+    for measure in (_decode, _prefill):
+        with pytest.raises(OutOfMemoryError, match=r"a cache of 3 x 1\d tokens of .* is free"):
+            measure(writer_folder, session)
+
+
+@pytest.fixture(scope="module")
+def writer(writer_folder: Path) -> LoadedModel:
+    return load(str(writer_folder))
+
+
+@pytest.mark.parametrize("make", [DynamicDecoder, lambda model: StaticDecoder(model, 16, "eager")])
+def test_a_decoder_that_was_rewound_says_the_same_again(writer: LoadedModel, make: Any) -> None:
+    decoder = make(writer.model)
+    ids = torch.randint(60, (2, 9))
+    whole = writer.model(torch.cat([ids, torch.tensor([[5, 7], [3, 1]])], 1)).logits
+    for _ in range(2):
+        torch.testing.assert_close(decoder.fill(ids), whole[:, 8])
+        for _ in range(2):
+            decoder.rewind()
+            torch.testing.assert_close(decoder.step(torch.tensor([5, 3])), whole[:, 9])
+            torch.testing.assert_close(decoder.step(torch.tensor([7, 1])), whole[:, 10])
+
+
+def test_the_dense_step_is_compiled_once_for_all_plans_of_an_input(writer_folder: Path) -> None:
+    graphs: list[int] = []
+
+    def counted(module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(len(inputs))
+        return module.forward
+
+    torch._dynamo.register_backend(counted, name="counted_steps")
+    bench, compiled = ModelBench(Session(), bench_decode), []
+    start = DecodeRequest(str(writer_folder), *KEEP, context=8, new_tokens=2, repeats=3, **FIXED)
+    for context, keep in ((8, 0.5), (8, 0.3), (9, 0.3)):
+        plan = PlanChoice(keep=keep), ("keep", str(keep))
+        request = replace(
+            start,
+            choice=plan[0],
+            plan_option=plan[1],
+            context=context,
+            engines=("dense-static-compile",),
+            compile_backend="counted_steps",
+        )
+        graphs.clear()
+        _, (row,) = bench(request, CEILINGS, lambda *_: None)
+        assert row.gate and row.gate.passed, row
+        compiled.append(len(graphs))
+    assert compiled == [1, 0, 1]
+
+
+def test_the_command_repeats_the_point(writer_folder: Path) -> None:
+    request = DecodeRequest("llama-2-7b", *KEEP, per_head=False, context=4096, dtype="bf16", method="random")
+    assert request.command() == (
+        "python -m flashsvd bench decode llama-2-7b --keep 0.5 --whole --method random --batch 1 --context 4096 "
+        "--new-tokens 32 --dtype bf16 --device auto --repeats 10 --seed 0"
+    )
+    assert json.dumps(request.config())
+
+
+def test_what_cannot_be_asked_is_one_line(writer_folder: Path, tiny_folder: Path, session: Session) -> None:
+    decode = DecodeRequest(str(writer_folder), *KEEP, **FIXED)
+    prefill = PrefillRequest(str(writer_folder), *KEEP, **FIXED)
+    for request, words in (
+        (replace(decode, context=90, new_tokens=7), "at most 96 together .* got 90 and 7"),
+        (replace(prefill, seq=96), "seq must be at most 95"),
+        (
+            replace(decode, model=str(tiny_folder)),
+            "does not write text: expected a causal language model of one of",
+        ),
+        (replace(prefill, model=str(tiny_folder)), "BertForSequenceClassification"),
+    ):
+        with pytest.raises(InputError, match=words) as error:
+            check_fits_model(request, session)
+        assert "\n" not in str(error.value)
+    for request, words in (
+        (replace(decode, context=0), "context must be at least 1"),
+        (replace(decode, new_tokens=0), "new-tokens must be at least 1"),
+        (replace(decode, engines=("flash-rebuild",)), "engines must be some of dense, dense-static-compile"),
+        (replace(prefill, engines=("flash-graph",)), "got 'flash-graph'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            request.check()
+
+
+def test_a_step_by_hand(writer: LoadedModel) -> None:
+    from flashsvd.ranks import RankPlan
+
+    dense = RankPlan.dense(writer.shape)
+    linears = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96
+    work = step_layer(dense, 0, batch=5, context=100, itemsize=2)
+    assert (work.flops, work.weight_bytes) == (2 * 5 * linears + 4 * 5 * 100 * 64, 2 * linears)
+    assert work.activation_bytes == 2 * 2 * 5 * 100 * 32 == kv_bytes(dense, 5, 100, 2) // 2
+    near = step_layer(dense, 0, batch=5, context=100, itemsize=2, window=9)
+    assert near.activation_bytes == 2 * 2 * 5 * 10 * 32 and near.flops < work.flops
