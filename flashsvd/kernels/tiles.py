@@ -215,6 +215,9 @@ def attention_tiles(
     members = _members(group)
     block_m = 32 if full else 64 if block_h > 64 else 128
     block_n = 32 if full else 64
+    # Turned halves beside their cosines and sines want registers: of 128 rows of a wide head, 64 keys spill.
+    if rotary and not full:
+        block_m, block_n = 128, 32 if block_h > 64 else 64
     block_m = min(block_m, next_power_of_two(seq * members))
     block_n = min(block_n, next_power_of_two(seq if keys is None else keys))
     one_pass = [rank <= block for rank, block in zip(max_ranks, block_r, strict=True)]
@@ -226,7 +229,7 @@ def attention_tiles(
     #   128 x 128, 8 warps, 3 stages  137.7
     #   torch's flash on dense heads  107.6  193.5  359.4  692.7
     # Single-element loads need addresses, wide heads and loops over ranks sums, for which 4 warps lack registers.
-    crowded = full or block_h > 64 or any(loose) or not all(one_pass)
+    crowded = full or rotary or block_h > 64 or any(loose) or not all(one_pass)
     return AttentionTiles(
         block_m,
         block_n,

@@ -108,10 +108,7 @@ def test_tiles_above_the_diagonal_are_not_read(backend: str, group: int) -> None
     assert first % keys == 0
     seq = first + 9
     inputs = attention_inputs(grouped("", group, 1, seq, 32, 16, turned="one", batch=1), torch.float32)
-    inputs = replace(
-        inputs, k=poisoned(inputs.k, slice(first, None)), v=poisoned(inputs.v, slice(first, None))
-    )
-    out = inputs.run(backend)
+    out = replace(inputs, v=poisoned(inputs.v, slice(first, None))).run(backend)
     assert out[:, :first].isfinite().all() and out[:, first:].isnan().all()
 
 
@@ -238,8 +235,8 @@ def test_the_loops_are_right_for_any_shape(case: AttentionCase, seed: int) -> No
     assert relative_error(inputs.run("torch"), attention_reference(inputs)) < 1e-12
 
 
-@settings(max_examples=8)
-@given(case=shapes(35, 4), seed=st.integers(0, 999))
+@settings(max_examples=6)
+@given(case=shapes(25, 3), seed=st.integers(0, 999))
 def test_the_kernel_is_right_for_any_shape(case: AttentionCase, seed: int) -> None:
     skip_without_interpreter("interpret")
     inputs = attention_inputs(case, torch.float32, seed)
