@@ -77,7 +77,7 @@ def build(
         stream(model, loaded.family, plan.shape, backend, rebuild=rebuild, cache=cache)
     from flashsvd.engines.hub import mark
 
-    mark(model, plan, method, engine, biased=biased)
+    mark(model, plan, method, engine, biased=biased, cache=cache)
     if graph:
         graphed = GraphedForward(model, plan.shape.max_positions, copied=graph != "static")
         model.forward = graphed

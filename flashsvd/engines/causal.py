@@ -13,14 +13,14 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from flashsvd.engines.heads import Rotation, made_heads, some_heads, turn, turned_heads
 from flashsvd.engines.parts import CausalParts, Heads
-from flashsvd.engines.sublayer import LEAST_TOKENS, Norm, PackedSublayer, batch_slices, plan_slices
+from flashsvd.engines.sublayer import Norm, PackedSublayer, batch_slices, least_tokens, plan_slices
 from flashsvd.errors import InputError
 from flashsvd.kernels.linear import linear
 from flashsvd.kernels.norm import fused_norm
 from flashsvd.kernels.rotary import rotate_heads
 
 _LEAST_HIDDEN = 768
-"""The width of hidden states that LEAST_TOKENS is meant for; of wider ones fewer tokens keep a GPU as busy."""
+"""The width of hidden states that LEAST_TOKENS is meant for."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ class CausalAttention(PackedSublayer[CausalParts]):
 
     def _least(self, x: torch.Tensor) -> int:
         """Tokens that are not cut."""
-        tokens = LEAST_TOKENS.get(x.device.type, LEAST_TOKENS["cuda"])
-        return max(1, min(tokens, tokens * _LEAST_HIDDEN // x.shape[-1]))
+        return least_tokens(x.device.type, x.shape[-1], _LEAST_HIDDEN)
 
     def _projected(self, x: torch.Tensor, first: int, last: int | None) -> torch.Tensor:
         """Columns first to last of P, [b, s, columns], of x [b, s, d]."""

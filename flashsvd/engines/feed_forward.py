@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from flashsvd.engines.parts import factors_of, joined, view_rows
-from flashsvd.engines.sublayer import Norm, PackedSublayer, Sublayer, batch_slices, bias_of
+from flashsvd.engines.sublayer import Norm, PackedSublayer, Sublayer, batch_slices, bias_of, least_tokens
 from flashsvd.kernels.ffn import flash_svd_ffn, flash_svd_glu
 from flashsvd.kernels.ffn_block import flash_svd_ffn_block
 
-_LEAST_ROWS, _LEAST_ELEMENTS = 2048, 2048 * 2048
-"""A piece of a feed-forward has at least so many rows, or so many elements of the wide activation: with fewer, launches
-would cost more than the memory is worth."""
+_LEAST_WIDTH = 2048
+"""The wide dimension that LEAST_TOKENS is meant for."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class FeedForward(PackedSublayer[FeedForwardParts]):
         rows = x.shape[0]
         if not self.pre_norm:
             return batch_slices(rows, rows)
-        least = min(_LEAST_ROWS, _LEAST_ELEMENTS // len(self.parts.up.u))
+        least = least_tokens(x.device.type, len(self.parts.up.u), _LEAST_WIDTH)
         return batch_slices(rows, max(math.ceil(rows / 4), least))
 
     def inner(

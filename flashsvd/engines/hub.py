@@ -21,6 +21,7 @@ from transformers.quantizers.auto import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from flashsvd.engines.modules import EXCHANGED
+from flashsvd.engines.parts import CacheKind
 from flashsvd.errors import CheckpointError, PlanError
 from flashsvd.models.family import family_of
 from flashsvd.models.load import check_safetensors, quiet, read_model
@@ -30,8 +31,8 @@ METHOD = "flashsvd"
 
 
 class FactorConfig(QuantizationConfigMixin):
-    """What config.json says of a compressed checkpoint: its plan, the method that made it, its engine, and whether
-    every factored linear has a bias of its own."""
+    """What config.json says of a compressed checkpoint: its plan, the method that made it, its engine, whether every
+    factored linear has a bias of its own, and what the flash engine's caches of keys and values hold."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class FactorConfig(QuantizationConfigMixin):
         method: str = "svd",
         engine: str = "flash",
         biased: bool = False,
+        cache: CacheKind = "dense",
         **_: Any,
     ) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]
@@ -46,6 +48,7 @@ class FactorConfig(QuantizationConfigMixin):
         self.method = method
         self.engine = engine
         self.biased = biased
+        self.cache = cache
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -54,6 +57,7 @@ class FactorConfig(QuantizationConfigMixin):
             "method": self.method,
             "engine": self.engine,
             "biased": self.biased,
+            "cache": self.cache,
         }
 
 
@@ -82,7 +86,8 @@ class FactorLoader(HfQuantizer):
         config = self.quantization_config
         model.eval().requires_grad_(False)
         if config.engine == "flash":
-            stream(model, family_of(model.config.model_type), RankPlan.from_json(config.plan).shape)
+            shape = RankPlan.from_json(config.plan).shape
+            stream(model, family_of(model.config.model_type), shape, cache=config.cache)
         return model
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
@@ -100,18 +105,31 @@ def register() -> None:
         register_quantizer(METHOD)(FactorLoader)
 
 
-def mark(model: Any, plan: RankPlan, method: str, engine: str, *, biased: bool = False) -> None:
+def mark(
+    model: Any,
+    plan: RankPlan,
+    method: str,
+    engine: str,
+    *,
+    biased: bool = False,
+    cache: CacheKind = "dense",
+) -> None:
     """Writes what `FactorConfig` says into a model's configuration, so that save_pretrained keeps it."""
     register()
-    model.config.quantization_config = FactorConfig(plan.to_json(), method, engine, biased)
+    model.config.quantization_config = FactorConfig(plan.to_json(), method, engine, biased, cache)
 
 
 def load_compressed(
-    folder: Path | str, *, engine: str | None = None, dtype: torch.dtype | None = None
+    folder: Path | str,
+    *,
+    engine: str | None = None,
+    cache: CacheKind | None = None,
+    dtype: torch.dtype | None = None,
 ) -> transformers.PreTrainedModel:
     """Opens a compressed checkpoint; the dense weights are never built.
 
-    engine: lowrank or flash; by default the one it was saved with.
+    engine: lowrank or flash. cache: of a decoder that flash runs (`flashsvd.engines.build.build`). Both are by default
+    what it was saved with.
 
     Raises:
         CheckpointError: not a compressed checkpoint, files missing, truncated or of another shape.
@@ -128,6 +146,8 @@ def load_compressed(
     if engine is not None:
         check_engine(engine)
         saved["engine"] = engine
+    if cache is not None:
+        saved["cache"] = cache
     model_class = next(
         (found for name in config.architectures or [] if (found := getattr(transformers, name, None))),
         transformers.AutoModel,

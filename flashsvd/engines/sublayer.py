@@ -29,6 +29,17 @@ LEAST_TOKENS = {"cuda": 2048, "cpu": 256}
 """Fewer tokens than this are not sliced: on a GPU the launches would cost more than the memory is worth."""
 
 
+def least_tokens(device: str, width: int, meant: int) -> int:
+    """LEAST_TOKENS where what is made of a token is `width` columns wide: fewer above the `meant` ones, which keep a
+    GPU as busy.
+
+    >>> least_tokens("cuda", 768, 768), least_tokens("cuda", 4096, 768)
+    (2048, 384)
+    """
+    tokens = LEAST_TOKENS.get(device, LEAST_TOKENS["cuda"])
+    return max(1, min(tokens, tokens * meant // width))
+
+
 @dataclass(frozen=True)
 class Slices:
     """How one attention sublayer is cut: sequences per slice, and heads per group within it."""

@@ -11,6 +11,9 @@ import torch
 import transformers
 
 from flashsvd.models.load import LoadedModel, load
+from tests.small_decoders import decoder, decoder_folder
+
+__all__ = ["decoder", "decoder_folder"]
 
 FamilyModel = Callable[..., LoadedModel]
 

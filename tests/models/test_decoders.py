@@ -24,64 +24,9 @@ from flashsvd.models.positions import with_positions
 from flashsvd.models.sources import Source
 from flashsvd.ranks import RankPlan
 from flashsvd.spectra import compute, weight_of
+from tests.small_decoders import SIZES, Decoder, DecoderFolder, every_decoder
 
 IDS = torch.arange(34).reshape(2, 17) % 50
-
-SIZES: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_inner": 96},
-    "llama": {"head_dim": 24, "num_key_value_heads": 2, "attention_bias": True},
-    "mistral": {"head_dim": 16, "num_key_value_heads": 1, "sliding_window": 5},
-    "qwen2": {
-        "num_key_value_heads": 2,
-        "use_sliding_window": True,
-        "sliding_window": 4,
-        "max_window_layers": 1,
-    },
-    "qwen3": {"head_dim": 24, "num_key_value_heads": 2},
-    "opt": {"ffn_dim": 96, "word_embed_proj_dim": 64},
-}
-every_decoder = pytest.mark.parametrize("family", SIZES)
-
-
-@pytest.fixture(scope="module")
-def decoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    made: dict[Any, Path] = {}
-
-    def folder(family: str, **sizes: Any) -> Path:
-        key = (family, *sorted(sizes.items()))
-        if key not in made:
-            common = {
-                "hidden_size": 64,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "intermediate_size": 96,
-                "vocab_size": 50,
-                "max_position_embeddings": 40,
-            }
-            config = transformers.AutoConfig.for_model(family, **{**common, **SIZES[family], **sizes})
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                model = transformers.AutoModelForCausalLM.from_config(config)
-                for parameter in model.parameters():
-                    parameter.data.normal_(std=0.15)
-            made[key] = tmp_path_factory.mktemp(family)
-            model.save_pretrained(made[key])
-        return made[key]
-
-    return folder
-
-
-Folder = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def decoder(decoder_folder: Folder) -> Callable[..., LoadedModel]:
-    return lambda family, per_head=True, **sizes: load(
-        str(decoder_folder(family, **sizes)), dtype=torch.float64, per_head=per_head
-    )
-
-
-Decoder = Callable[..., LoadedModel]
 
 
 def test_every_decoder_is_tested_here() -> None:
@@ -139,7 +84,7 @@ def test_a_compressed_decoder_is_saved_and_read(decoder: Decoder, family: str, t
     assert torch.equal(again(IDS).logits, lowrank(IDS).logits)
 
 
-def test_tied_embeddings_are_no_missing_weight(decoder_folder: Folder, tmp_path: Path) -> None:
+def test_tied_embeddings_are_no_missing_weight(decoder_folder: DecoderFolder, tmp_path: Path) -> None:
     for tied in (True, False):
         folder = decoder_folder("llama", tie_word_embeddings=tied)
         names = load_file(folder / "model.safetensors").keys()
@@ -268,8 +213,8 @@ def test_what_no_decoder_can_be_is_refused() -> None:
 
 def test_a_longer_preset_of_a_decoder_keeps_its_head(decoder: Decoder) -> None:
     preset = dataclasses.replace(decoder("llama"), source=Source("tiny", "preset", "tiny"))
-    longer = with_positions(preset, 100)
-    assert longer.shape.max_positions == 100
+    longer = with_positions(preset, 160)
+    assert longer.shape.max_positions == 160
     assert type(longer.model).__name__ == "LlamaForCausalLM"
     assert torch.equal(longer.model(IDS).logits, preset.model(IDS).logits)
 
