@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
-from flashsvd.bench.attention_contestants import Sublayer, contestants, layer_plan
+from flashsvd.bench.attention_contestants import contestants
+from flashsvd.bench.attention_sublayer import Sublayer, layer_plan
 from flashsvd.bench.contest import Terms, run_contest
 from flashsvd.bench.ops import BUDGET_SECONDS, cache_flush, check_fits, check_seed, check_sizes
 from flashsvd.bench.rows import Baselines, Row, command_of
 from flashsvd.errors import InputError
+from flashsvd.kernels import HeadLayout
+from flashsvd.kernels.attention.choice import prefill_choice
 from flashsvd.measure.ceilings import Ceilings
 from flashsvd.measure.fidelity import Outputs, judge
 from flashsvd.models.load import pick_device, pick_dtype
@@ -27,14 +30,17 @@ _STAGES = 3
 @dataclass(frozen=True)
 class AttentionRequest:
     """One point. rank is that of q, k and v per head; rank_out of o, by default the one that keeps the same share
-    of its parameters."""
+    of its parameters. kv_heads: as many as heads unless given. causal, rotary: as in decoders."""
 
     batch: int = 32
     seq: int = 512
     heads: int = 12
+    kv_heads: int | None = None
     head_dim: int = 64
     rank: int = 32
     rank_out: int | None = None
+    causal: bool = False
+    rotary: bool = False
     dtype: str = "bf16"
     device: str = "auto"
     repeats: int = 50
@@ -49,6 +55,12 @@ class AttentionRequest:
         check_sizes(**{name: getattr(self, name) for name in sizes})
         if self.rank_out is not None:
             check_sizes(rank_out=self.rank_out)
+        if self.kv_heads is not None:
+            check_sizes(kv_heads=self.kv_heads)
+            if self.heads % self.kv_heads:
+                raise InputError(f"kv-heads must divide heads, got {self.kv_heads} and {self.heads}")
+        if self.rotary and self.head_dim % 2:
+            raise InputError(f"rotary needs an even head-dim, got {self.head_dim}")
         check_seed(self.seed)
         pick_dtype(self.dtype)
         hidden = self.heads * self.head_dim
@@ -62,12 +74,12 @@ class AttentionRequest:
     @property
     def plan(self) -> RankPlan:
         """The ranks of the four projections, as one layer."""
-        return layer_plan(self.heads, self.head_dim, self.rank, self.rank_out)
+        return layer_plan(self.heads, self.head_dim, self.rank, self.rank_out, self.kv_heads)
 
     def config(self) -> dict[str, Any]:
         """The setting as plain values."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return found | {"rank_out": self.plan.get(0, "o")[0]}
+        return found | {"rank_out": self.plan.get(0, "o")[0], "kv_heads": self.plan.shape.kv_heads}
 
     def command(self) -> str:
         """The command that measures this point again."""
@@ -88,10 +100,21 @@ def bench_attention(
     hidden = request.heads * request.head_dim
     about = (
         f"batch {request.batch} x {request.seq}, {request.heads} heads of {request.head_dim}, "
-        f"{request.plan.summary()}"
+        f"{_form(request)}{request.plan.summary()}"
     )
     check_fits(about, 6 * request.batch * request.seq * hidden * dtype.itemsize, device)
-    sublayer = Sublayer.random(request.plan, request.batch, request.seq, dtype, device, request.seed)
+    sublayer = Sublayer.random(
+        request.plan,
+        request.batch,
+        request.seq,
+        dtype,
+        device,
+        request.seed,
+        causal=request.causal,
+        rotary=request.rotary,
+    )
+    if request.causal:
+        about = f"{about}; {_predicted(request, dtype, device)}"
     standards = _standards(sublayer)
 
     def verdict(name: str, out: torch.Tensor) -> GateReport:
@@ -109,6 +132,35 @@ def bench_attention(
         cache_flush(device),
     )
     return about, run_contest(contestants(sublayer), verdict, terms, progress)
+
+
+def _form(request: AttentionRequest) -> str:
+    """What is not a bidirectional encoder's, in words that a comma follows."""
+    parts = {
+        f"{request.kv_heads} of k and v": request.kv_heads not in (None, request.heads),
+        "causal": request.causal,
+        "rotary": request.rotary,
+    }
+    return "".join(f"{part}, " for part, said in parts.items() if said)
+
+
+def _predicted(request: AttentionRequest, dtype: torch.dtype, device: torch.device) -> str:
+    """What the cost model says of the two ways from factors, attention alone."""
+    shape = request.plan.shape
+    query, key = (HeadLayout((request.rank,) * count) for count in (shape.heads, shape.kv_heads))
+    choice = prefill_choice(
+        request.batch,
+        request.seq,
+        0,
+        shape.heads,
+        shape.kv_heads,
+        shape.head_dim,
+        (query, key, key),
+        dtype,
+        device,
+        rotary=request.rotary,
+    )
+    return f"attention by the cost model: {choice.words}"
 
 
 def _standards(sublayer: Sublayer) -> Mapping[str, tuple[Outputs, Outputs]]:

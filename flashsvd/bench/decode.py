@@ -10,12 +10,13 @@ import torch
 from flashsvd.bench.contest import Terms
 from flashsvd.bench.decode_contest import run_decoders
 from flashsvd.bench.decode_contestants import CONTESTANTS
-from flashsvd.bench.decoder_setting import Setting, check_decodes
+from flashsvd.bench.decoder_setting import Setting
 from flashsvd.bench.request import ModelRequest, in_words, load_for, make_factors
 from flashsvd.bench.rows import Baselines, Row
 from flashsvd.data import timing_ids
 from flashsvd.errors import InputError
 from flashsvd.measure.ceilings import Ceilings
+from flashsvd.models.causal import check_causal
 from flashsvd.models.load import LoadedModel
 from flashsvd.progress import Progress
 from flashsvd.session import Session
@@ -45,7 +46,7 @@ class DecodeRequest(ModelRequest):
         return self.context + self.new_tokens
 
     def check_model(self, loaded: LoadedModel) -> None:
-        check_decodes(loaded)
+        check_causal(loaded)
         limit = loaded.shape.max_positions
         if self.positions > limit:
             raise InputError(

@@ -13,9 +13,8 @@ from flashsvd.bench.decode_reference import DecodeJudge, Standard, judged_rows, 
 from flashsvd.bench.model_counts import kv_bytes
 from flashsvd.devices import available_bytes
 from flashsvd.engines.build import build, weight_bytes
-from flashsvd.errors import InputError, OutOfMemoryError
+from flashsvd.errors import OutOfMemoryError
 from flashsvd.factors import Factors
-from flashsvd.models.family import families
 from flashsvd.models.load import LoadedModel
 from flashsvd.ranks import RankPlan
 
@@ -90,14 +89,3 @@ class Setting:
             what = f"a cache of {len(self.ids)} x {self.capacity} tokens of {self.loaded.name}"
             raise OutOfMemoryError(what, self.cache_bytes, max(0, room))
         return room
-
-
-def check_decodes(loaded: LoadedModel) -> None:
-    """Raises InputError for a model that does not write token after token."""
-    if loaded.family.task == "language" and loaded.model.get_output_embeddings() is not None:
-        return
-    known = ", ".join(sorted(name for name, family in families().items() if family.task == "language"))
-    raise InputError(
-        f"{loaded.name} ({type(loaded.model).__name__}) does not write text: expected a causal language model of one "
-        f"of {known}"
-    )

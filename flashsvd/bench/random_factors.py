@@ -10,6 +10,9 @@ import torch
 from flashsvd.methods.base import Spectrum
 from flashsvd.models.load import LoadedModel
 from flashsvd.models.shape import Slot
+from flashsvd.progress import Progress
+from flashsvd.results import OWN_TEXT, Calibration
+from flashsvd.session import Session
 from flashsvd.spectra import Spectra, weight_of
 
 RANDOM = "random"
@@ -23,6 +26,20 @@ def random_spectra(loaded: LoadedModel, seed: int) -> Spectra:
     its bfloat16 weights.
     """
     return Spectra(loaded.shape, RANDOM, _Drawn(loaded, seed), 0)
+
+
+def spectra_of(
+    session: Session,
+    loaded: LoadedModel,
+    method: str,
+    seed: int,
+    progress: Progress | None,
+    calibration: Calibration = OWN_TEXT,
+) -> Spectra:
+    """Spectra by a method of `flashsvd.methods`, or drawn for "random". Raises what `Session.spectra` raises."""
+    if method == RANDOM:
+        return random_spectra(loaded, seed)
+    return session.spectra(loaded, method, progress, calibration)[0]
 
 
 class _Drawn(Mapping[tuple[int, str], Spectrum]):

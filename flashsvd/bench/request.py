@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from flashsvd.bench.ops import check_seed, check_sizes
-from flashsvd.bench.random_factors import RANDOM, random_spectra
+from flashsvd.bench.random_factors import RANDOM, spectra_of
 from flashsvd.bench.rows import Baselines, Row, command_of
 from flashsvd.data import check_input_size
 from flashsvd.errors import InputError
@@ -143,10 +143,7 @@ def make_factors(
 ) -> Factors:
     """The factors that a request asks for, decomposed or drawn. Raises what `Session.spectra` raises."""
     progress("Making the factors", 0.0)
-    if request.method == RANDOM:
-        spectra = random_spectra(loaded, request.seed)
-    else:
-        spectra, _ = session.spectra(loaded, request.method, progress)
+    spectra = spectra_of(session, loaded, request.method, request.seed, progress)
     return factorise(loaded, spectra, plan)
 
 

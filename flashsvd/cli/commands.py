@@ -15,6 +15,7 @@ from flashsvd.cli.curve import curve
 from flashsvd.cli.evaluate import evaluate
 from flashsvd.cli.export import export
 from flashsvd.cli.finetune import finetune
+from flashsvd.cli.generate import generate
 from flashsvd.cli.import_ import import_
 from flashsvd.cli.models import models
 from flashsvd.cli.record import record
@@ -32,6 +33,7 @@ application = typer.Typer(
 application.command("models")(models)
 application.command("compare")(compare)
 application.command("curve")(curve)
+application.command("generate")(generate)
 application.command("compress")(compress)
 application.command("budget")(budget)
 application.command("evaluate")(evaluate)

@@ -117,7 +117,7 @@ def run_sweep(
     ready()
     done: list[Point] = []
     complete = False
-    with _reporter() as progress, _terminated_like_interrupted():
+    with _reporter() as progress, terminated_like_interrupted():
         place = measure_place(device, progress)
         if not as_json:
             print(f"{machine_line(place.machine)}\n{ceiling_line(place.ceilings)}", flush=True)
@@ -134,7 +134,7 @@ def run_sweep(
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """What ends a job that ran past its limit is a SIGTERM: it must not cost what was measured."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from flashsvd.bench import attention_contestants, ffn
+from flashsvd.bench import attention_sublayer, ffn
 from flashsvd.bench.attention import AttentionRequest, bench_attention
-from flashsvd.bench.attention_contestants import Sublayer, layer_plan
+from flashsvd.bench.attention_sublayer import Sublayer, layer_plan
 from flashsvd.bench.counts import ffn_work, flash_layer, rank_space_layer
 from flashsvd.bench.ffn import FfnRequest, bench_ffn
 from flashsvd.bench.ops import cache_flush
@@ -100,8 +100,34 @@ def test_every_attention_passes(dtype: str) -> None:
     assert rows["flash"].flops == rank_space_layer(ATTENTION.plan, 0, 3, 17, size).flops
 
 
-def test_dense_and_factors_are_one_function() -> None:
-    sublayer = Sublayer.random(ATTENTION.plan, 2, 9, torch.float32, torch.device("cpu"), 0).double()
+DECODER = replace(ATTENTION, heads=4, kv_heads=2, causal=True, rotary=True)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_every_attention_of_a_decoder_passes(dtype: str) -> None:
+    request = replace(DECODER, dtype=dtype)
+    about, found = bench_attention(request, CEILINGS, lambda *_: None)
+    rows = {row.name: row for row in found}
+    for name in ("dense", "lowrank", "flash-rebuild"):
+        row = rows[name]
+        assert row.status == "measured" and row.gate and row.gate.passed, row
+        assert row.speedup and row.peak_reduction
+    assert rows["flash"].status == "left out" and "no turn" in (rows["flash"].reason or "")
+    size = torch.finfo(_dtype(dtype)).bits // 8
+    assert rows["flash-rebuild"].flops == flash_layer(request.plan, 0, 3, 17, size, causal=True).flops
+    assert "2 of k and v, causal, rotary, " in about and "by the cost model: rebuild" in about
+
+
+def test_rank_space_of_a_causal_sublayer_passes() -> None:
+    row = _attention(replace(ATTENTION, causal=True))["flash"]
+    assert row.gate and row.gate.passed
+    assert row.flops == rank_space_layer(ATTENTION.plan, 0, 3, 17, 4, causal=True).flops
+
+
+@pytest.mark.parametrize("request_", [ATTENTION, DECODER, replace(ATTENTION, causal=True)])
+def test_dense_and_factors_are_one_function(request_: AttentionRequest) -> None:
+    form = {"causal": request_.causal, "rotary": request_.rotary}
+    sublayer = Sublayer.random(request_.plan, 2, 9, torch.float32, torch.device("cpu"), 0, **form).double()
     torch.testing.assert_close(sublayer.dense_plain(), sublayer.factors_plain(), atol=1e-5, rtol=1e-5)
     for run in (Sublayer.dense, Sublayer.lowrank, Sublayer.rebuild):
         torch.testing.assert_close(run(sublayer), sublayer.factors_plain(), atol=1e-5, rtol=1e-5)
@@ -117,11 +143,30 @@ def _forgets_the_key_bias(q: Any, k: Any, v: Any, **options: Any) -> torch.Tenso
     return flash_svd_attention(q._replace(bias=None), k, v, **options)
 
 
+def _sees_later_keys(q: Any, k: Any, v: Any, **options: Any) -> torch.Tensor:
+    return flash_svd_attention(q, k, v, **options | {"causal": False})
+
+
+def _turns_nothing(q: Any, k: Any, v: Any, **options: Any) -> torch.Tensor:
+    return flash_svd_attention(q, k, v, **options | {"rotation": None})
+
+
+@pytest.mark.parametrize("planted", [_drops_the_last_key, _sees_later_keys, _turns_nothing])
+def test_a_wrong_attention_of_a_decoder_is_red(
+    planted: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_sublayer, "flash_svd_attention", planted)
+    rows = _attention(DECODER)
+    rebuilt = rows["flash-rebuild"]
+    assert rebuilt.gate and not rebuilt.gate.passed and rebuilt.speedup is None
+    assert rows["lowrank"].speedup
+
+
 @pytest.mark.parametrize("planted", [_drops_the_last_key, _forgets_the_key_bias])
 def test_a_wrong_attention_is_red_and_claims_no_ratio(
     planted: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention_contestants, "flash_svd_attention", planted)
+    monkeypatch.setattr(attention_sublayer, "flash_svd_attention", planted)
     rows = _attention(ATTENTION)
     rebuilt = rows["flash-rebuild"]
     assert rebuilt.gate and not rebuilt.gate.passed and rebuilt.speedup is None
@@ -141,6 +186,11 @@ def test_commands_repeat_the_points() -> None:
     )
     assert replace(FFN, rank_out=None).config()["rank_out"] == 12
     assert "--head-dim 16 --rank 5 --rank-out 11" in ATTENTION.command()
+    assert (
+        "--heads 4 --kv-heads 2 --head-dim 16 --rank 5 --rank-out 11 --causal --rotary" in DECODER.command()
+    )
+    assert DECODER.config()["kv_heads"] == 2 and ATTENTION.config()["kv_heads"] == 3
+    assert "causal" not in ATTENTION.command()
     assert replace(ATTENTION, rank_out=None).config()["rank_out"] == layer_plan(3, 16, 5, None).get(0, "o")[0]
 
 
@@ -152,6 +202,9 @@ def test_commands_repeat_the_points() -> None:
         (replace(FFN, activation="selu"), "activation must be one of"),
         (replace(FFN, dtype="int8"), "dtype must be one of"),
         (replace(ATTENTION, heads=0), "heads must be at least 1"),
+        (replace(ATTENTION, kv_heads=2), "kv-heads must divide heads, got 2 and 3"),
+        (replace(ATTENTION, kv_heads=0), "kv-heads must be at least 1"),
+        (replace(ATTENTION, head_dim=15, rotary=True), "rotary needs an even head-dim, got 15"),
         (replace(ATTENTION, rank=17), "rank must be from 1 to 16"),
         (replace(ATTENTION, rank_out=49), "rank-out must be from 1 to 48"),
         (replace(ATTENTION, rank_out=0), "rank-out must be at least 1"),
