@@ -105,7 +105,12 @@ def attention(
     batch: Annotated[list[str], sweepable("--batch", "32", "Sequences.")],
     seq: Annotated[list[str], sweepable("--seq", "512", "Tokens in each.")],
     heads: Annotated[int, typer.Option(help="Heads; the hidden size is heads x head dim.")] = 12,
+    kv_heads: Annotated[
+        int | None, typer.Option(help="Heads of k and v, each read by as many query heads; all if left out.")
+    ] = None,
     head_dim: Annotated[int, typer.Option(help="Dimension of a head.")] = 64,
+    causal: Annotated[bool, typer.Option("--causal", help="No token sees a later one.")] = False,
+    rotary: Annotated[bool, typer.Option("--rotary", help="q and k are turned by their places.")] = False,
     rank: Annotated[list[str], sweepable("--rank", "32", "Rank of q, k and v per head.")],
     rank_out: Annotated[
         int | None,
@@ -129,6 +134,7 @@ def attention(
             "seq": numbers("--seq", seq),
         }
     )
-    fixed: dict[str, Any] = {"heads": heads, "head_dim": head_dim, "rank_out": rank_out, "device": device}
+    fixed: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "rank_out": rank_out}
+    fixed |= {"causal": causal, "rotary": rotary, "device": device}
     requests = [AttentionRequest(**fixed, repeats=repeats, seed=seed, **point) for point in points]
     run_sweep(requests, bench_attention, device, as_json)

@@ -91,7 +91,7 @@ def prefill_choice(
     window: int | None = None,
     rotary: bool = True,
 ) -> Choice:
-    """How causal attention of `seq` queries over past + seq keys is faster from the factors of q, k and v (None: dense).
+    """How causal attention of `seq` queries over past + seq keys is faster from the factors of q, k, v (None: dense).
 
     The same arguments choose the same way. Of two ways within 5 % the one without heads in memory is taken.
 
