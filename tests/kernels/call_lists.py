@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from attention_cases import grouped
 from ffn_block_cases import BlockForm
 from ffn_cases import Form
 from kernel_calls import (
     HALF_DTYPES,
+    attention,
     attention_of_heads,
     embedding,
     ffn,
@@ -36,11 +38,20 @@ ENDURANCE = (
     rank_space(Case("mixed odd ranks", 97, (7, 59, 1, 40), (16, 1, 64, 59), mask="left", batch=36)),
     rank_space(Case("rank loop", 257, (200, 136), (40, 8), mask="left", batch=32)),
     rank_space(Case("short", 17, (16, 8), (8, 16), mask="one empty", batch=150)),
+    rank_space(Case("causal", 513, (40,) * 12, (64,) * 12, mask="left", batch=8, causal=True, past=100)),
+    rank_space(Case("causal window", 1025, (40,) * 12, (24,) * 12, batch=4, window=64, causal=True)),
     attention_of_heads("plain", 257, (40,) * 12, 64, 4),
     attention_of_heads("whole tiles", 512, (32,) * 12, 64, 8, True),
     attention_of_heads("aligned, masked", 257, (40,) * 12, 64, 8, True, mask="random"),
     attention_of_heads("masked, ranks differ", 97, (7, 40, 59, 16), 80, 36, mask="random"),
     attention_of_heads("whole matrix, rank loop", 257, (100,) * 12, 64, 4, shared=True, mask="right"),
+    attention(grouped("causal", 1, 12, 513, 64, 40, mask="left", batch=4), True),
+    attention(grouped("turned", 1, 8, 1025, 128, 64, turned="one"), True),
+    attention(grouped("turned, groups of 4", 4, 8, 513, 128, 64, past=100, turned="one"), True),
+    attention(grouped("turned, groups of 7", 7, 2, 257, 64, 32, mask="left", turned="own", batch=8), True),
+    attention(grouped("turned, a window", 4, 4, 1025, 128, turned="one", window=200), True),
+    attention(grouped("turned, odd ranks", 2, 6, 257, 80, 7, 59, mask="random", turned="own", batch=4)),
+    attention(grouped("turned, whole matrix", 2, 8, 257, 64, 100, shared=True, turned="one")),
     ffn(Form(8449, 1024, 240, 240)),
     ffn(Form(4097, 1024, 192, 296, "relu")),
     ffn(Form(1025, 2312, 56, 56, "silu", bias=False)),
@@ -91,6 +102,12 @@ SANITIZED = (
     attention_of_heads("S63 head 128", 63, (64, 16), 128, 2, mask="one empty"),
     *(attention_of_heads(f"S{seq} head 64", seq, (40, 40), 64, 1, mask="right") for seq in (97, 1025)),
     attention_of_heads("aligned S97", 97, (32, 32), 64, 2, True),
+    rank_space(Case("causal S97", 97, (40,), (16,), mask="left", batch=1, causal=True, past=33), True),
+    attention(grouped("causal S1025", 1, 1, 1025, 64, 40, mask="right", batch=1), True),
+    attention(grouped("turned S17", 7, 1, 17, 32, 7, 16, mask="left", turned="own")),
+    attention(grouped("turned S97, a window", 2, 1, 97, 64, 40, past=20, window=30, turned="one"), True),
+    attention(grouped("turned S63, dense", 4, 1, 63, 128, mask="random", turned="one", batch=1)),
+    attention(grouped("turned S63, odd head", 1, 2, 63, 80, 59, turned="own", batch=1)),
     ffn(Form(1, 72, 8, 40, "gelu")),
     ffn(Form(129, 72, 40, 8, "silu", bias=False)),
     ffn(Form(129, 97, 59, 264, "relu")),

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 
 import torch
-from attention_cases import same
+from attention_cases import grouped, same
 from ffn_cases import Form, operands
 from ffn_cases import run as run_op
 from kernel_calls import KernelCall, attention, linear_inputs, mapped, norm, rank_space
@@ -72,6 +72,8 @@ INTERPRETED = _named(
         rank_space(Case("masked", 97, (40,), (24,), mask="right", batch=1)),
         rank_space(Case("window, groups", 97, (8, 16), (16, 8), group=2, window=9, batch=1)),
         attention(same("rank 40", 97, 32, (40,), mask="right", batch=1, heads=1, kv_heads=1)),
+        attention(grouped("turned, groups", 2, 1, 33, 32, 16, past=5, turned="one", batch=1)),
+        rank_space(Case("causal", 97, (8,), (16,), causal=True, past=9, batch=1)),
         _op(Form(70, 97, 40, 40)),
         _op(Form(33, 97, 16, 16, "silu", rank_up=7)),
     ),
@@ -89,6 +91,9 @@ COMPILED = _named(
         rank_space(Case("odd ranks", 97, (7, 59), (16, 1), mask="left")),
         attention(same("rank 32", 512, 64, (32,) * 4, heads=4, kv_heads=4, mask="right")),
         attention(same("rank 64, head dim 128", 257, 128, (64,) * 2)),
+        attention(grouped("turned, groups", 4, 2, 257, 128, 64, past=100, turned="one")),
+        attention(grouped("turned, a window", 7, 1, 300, 64, 32, window=90, mask="left", turned="own")),
+        rank_space(Case("causal", 512, (40,) * 4, (64,) * 4, causal=True, past=64)),
         _product(8192, 1440, 264),
         _op(Form(8449, 1024, 240, 240)),
         _op(Form(4097, 520, 312, 312, "relu", bias=False)),
