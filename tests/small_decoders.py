@@ -68,11 +68,16 @@ def decoder_folder(tmp_path_factory: pytest.TempPathFactory) -> DecoderFolder:
 
 @pytest.fixture(scope="session")
 def decoder(decoder_folder: DecoderFolder) -> Decoder:
-    """model(family, per_head=, dtype=, **sizes): the same, loaded; treat it as read-only."""
+    """model(family, per_head=, dtype=, device=, **sizes): the same, loaded anew each time."""
 
     def model(
-        family: str, per_head: bool = True, dtype: torch.dtype = torch.float64, **sizes: Any
+        family: str,
+        per_head: bool = True,
+        dtype: torch.dtype = torch.float64,
+        device: str = "cpu",
+        **sizes: Any,
     ) -> LoadedModel:
-        return load(str(decoder_folder(family, **sizes)), dtype=dtype, per_head=per_head)
+        folder = str(decoder_folder(family, **sizes))
+        return load(folder, dtype=dtype, device=device, per_head=per_head)
 
     return model

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
 
+from flashsvd.engines.attend import aligned_mask, attend
 from flashsvd.engines.heads import Rotation, made_heads, some_heads, turn, turned_heads
 from flashsvd.engines.parts import CausalParts, Heads
 from flashsvd.engines.sublayer import Norm, PackedSublayer, batch_slices, least_tokens, plan_slices
-from flashsvd.errors import InputError
 from flashsvd.kernels.linear import linear
 from flashsvd.kernels.norm import fused_norm
 from flashsvd.kernels.rotary import rotate_heads
@@ -94,7 +93,7 @@ class CausalAttention(PackedSublayer[CausalParts]):
         columns = k_all.shape[2] - seq if past.columns is None else past.columns
         if isinstance(columns, int):
             k_all, v_all = k_all[:, :, : columns + seq], v_all[:, :, : columns + seq]
-        key_mask = _aligned_mask(key_mask, columns, seq, k_all.shape[2])
+        key_mask = aligned_mask(key_mask, columns, seq, k_all.shape[2])
         if q is not None:
             self._attended(x, q, 0, k_all, v_all, columns, key_mask, None)
         else:
@@ -223,7 +222,16 @@ class CausalAttention(PackedSublayer[CausalParts]):
         """Adds to x what the query heads of the kv heads from `kv_head` on contribute, once the `last` are there; in
         between, `mixed` is what has been gathered in the output projection's rank space."""
         parts = self.parts
-        heads = attend(q, k, v, columns=columns, key_mask=key_mask, window=self.window, scale=parts.scale)
+        heads = attend(
+            q,
+            k,
+            v,
+            columns=columns,
+            key_mask=key_mask,
+            window=self.window,
+            scale=parts.scale,
+            backend=self.backend,
+        )
         rows, into = heads.flatten(0, 1), x.view(-1, x.shape[-1])
         at = kv_head * (parts.q.heads // parts.k.heads) * parts.v.width
         share = parts.out[0][:, at : at + rows.shape[1]]
@@ -239,79 +247,3 @@ class CausalAttention(PackedSublayer[CausalParts]):
 def _by_head(heads: torch.Tensor, like: Heads) -> torch.Tensor:
     """[B, S, H·w] as [B, H, S, w], a view."""
     return heads.unflatten(-1, (like.heads, like.width)).transpose(1, 2)
-
-
-def attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    *,
-    columns: int | torch.Tensor,
-    key_mask: torch.Tensor | None,
-    window: int | None,
-    scale: float,
-) -> torch.Tensor:
-    """softmax(q kᵀ·scale) v of heads at hand, [b, S, H·v's width]: q [b, S, H·w], k [b, Hk, T, w], v [b, Hk, T, w2].
-
-    Query head i reads kv head i // (H / Hk). `columns` of the T keys come before the first query's own; key_mask bool
-    [b, T]. Without a mask, a window that matters or keys that only some queries see, nothing of size [S, T] is made. A
-    token that is masked itself sees at least itself, so that every number is finite.
-    """
-    (batch, seq, _), (_, kv_heads, total, width) = q.shape, k.shape
-    q = q.unflatten(-1, (-1, width)).transpose(1, 2)
-    group = q.shape[1] // kv_heads
-    seen = _seen(seq, total, columns, key_mask, window, q.device)
-    if seq == 1:
-        # The queries that share a kv head are so many rows of it.
-        q = q.reshape(batch, kv_heads, group, width)
-        heads = scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
-        return heads.reshape(batch, 1, -1)
-    if seen is None:
-        heads = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=group > 1)
-    else:
-        if group > 1:
-            # With a mask and grouped queries torch has no kernel that leaves the scores on chip.
-            k, v = (part.repeat_interleave(group, 1) for part in (k, v))
-        heads = scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
-    return heads.transpose(1, 2).flatten(2)
-
-
-def _seen(
-    seq: int,
-    total: int,
-    columns: int | torch.Tensor,
-    key_mask: torch.Tensor | None,
-    window: int | None,
-    device: torch.device,
-) -> torch.Tensor | None:
-    """Which keys a query sees, bool [b or 1, 1, S, T]; None where that is all up to its own, and these are all."""
-    if window is not None and window >= total - 1:
-        window = None
-    exact = isinstance(columns, int) and columns + seq == total
-    if exact and key_mask is None and window is None and (seq in (1, total)):
-        return None
-    places = torch.arange(seq, device=device)[:, None] + columns
-    gap = places - torch.arange(total, device=device)
-    seen = gap >= 0
-    if window is not None:
-        seen &= gap <= window
-    if key_mask is None:
-        return seen[None, None]
-    return (seen & key_mask[:, None] | (gap == 0))[:, None]
-
-
-def _aligned_mask(
-    key_mask: torch.Tensor | None, columns: int | torch.Tensor, seq: int, total: int
-) -> torch.Tensor | None:
-    """A mask of all tokens so far as one of the keys at hand, [B, total]."""
-    if key_mask is None:
-        return None
-    length = key_mask.shape[1]
-    if not isinstance(columns, int):
-        # Keys that are still to come are behind every query.
-        return pad(key_mask, (0, total - length)) if length < total else key_mask[:, :total]
-    if length < columns + seq:
-        raise InputError(
-            f"the attention mask must cover all {columns + seq} tokens so far, those in the cache too, got {length}"
-        )
-    return key_mask[:, length - columns - seq :]

@@ -11,9 +11,10 @@ import torch
 
 import flashsvd
 from flashsvd.allocate import uniform
+from flashsvd.engines import attend as attend_module
 from flashsvd.engines import sublayer
+from flashsvd.engines.attend import attend
 from flashsvd.engines.build import build, weight_bytes
-from flashsvd.engines.causal import attend
 from flashsvd.factors import factorise
 from flashsvd.kernels.gate import relative_error
 from flashsvd.measure.memory import peak_activation_bytes, record_timeline
@@ -229,7 +230,7 @@ def test_nothing_of_all_scores_is_made_without_padding(monkeypatch: pytest.Monke
         given.append(kwargs.get("attn_mask"))
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("flashsvd.engines.causal.scaled_dot_product_attention", look)
+    monkeypatch.setattr("flashsvd.engines.attend.scaled_dot_product_attention", look)
     q, k = torch.randn(1, 8, 4 * 6), torch.randn(1, 2, 8, 6)
     attend(q, k, k, columns=0, key_mask=None, window=None, scale=1.0)
     attend(q, k, k, columns=0, key_mask=None, window=7, scale=1.0)
@@ -237,6 +238,29 @@ def test_nothing_of_all_scores_is_made_without_padding(monkeypatch: pytest.Monke
     assert given == [None, None, None]
     attend(q, k, k, columns=0, key_mask=None, window=6, scale=1.0)
     assert given[3].shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(("family", "cache"), [("mistral", "dense"), ("gpt2", "rank"), ("qwen3", "rank")])
+def test_the_kernels_compute_the_same(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, family: str, cache: str
+) -> None:
+    """The Triton source of what a GPU runs; masks, windows and values of another width go to a kernel of our own."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backend = "triton" if device == "cuda" else "interpret"
+    loaded = decoder(family, dtype=torch.float32, num_hidden_layers=2, device=device)
+    lowrank = built(loaded, PLAN, "lowrank")
+    flash = built(loaded, PLAN, cache=cache, backend=backend)
+    taken: list[Any] = []
+    real = attend_module.rank_space_attention
+    monkeypatch.setattr(
+        attend_module, "rank_space_attention", lambda *a, **b: taken.append(b["window"]) or real(*a, **b)
+    )
+    ids, mask = IDS[:2].to(device), MASK[:2].to(device)
+    for given in ({}, {"attention_mask": mask}, {"attention_mask": mask, "use_cache": False}):
+        valid = mask.bool() if "attention_mask" in given else torch.ones_like(mask).bool()
+        error = relative_error(flash(ids, **given).logits[valid], lowrank(ids, **given).logits[valid])
+        assert error < 1e-5
+    assert taken == [4 if family == "mistral" else None] * 2
 
 
 @pytest.mark.parametrize("broken", ["cut", "shift"])
