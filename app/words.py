@@ -253,7 +253,8 @@ def _perplexity(flash: Metric, dense: Metric) -> Card:
         f"{words(dense.value)}; 95 % interval {words(flash.low)} to {words(flash.high)}, "
         f"{flash.n:,} {flash.counted} of held-out text, seed {flash.seed}"
     )
-    value = f"{words(flash.value)} ± {words((flash.high - flash.low) / 2)}"
+    half = (flash.high - flash.low) / 2
+    value = f"{words(flash.value)} ± {half:,.{0 if flash.value >= 100 else 2}f}"
     label = f"{flash.name.capitalize()}, n = {count(flash.n)}"
     return Card(label, value, note, tone, min(1.0, dense.value / flash.value), hover)
 

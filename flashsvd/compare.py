@@ -21,6 +21,7 @@ from flashsvd.measure.fidelity import check_input, judge, outputs, reference_out
 from flashsvd.measure.latency import time_engines
 from flashsvd.measure.machine import describe_machine
 from flashsvd.measure.memory import allocator_peak_bytes, peak_activation_bytes, record_timeline
+from flashsvd.measure.perplexity import is_causal
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel
 from flashsvd.progress import Progress
@@ -193,9 +194,15 @@ def _check(request: CompareRequest) -> None:
 
 
 def _call(model: Any, ids: torch.Tensor) -> Callable[[], Any]:
+    """What is timed: a forward, of a causal model up to the next token, as a prompt is read.
+
+    The logits of every token of a prompt would be most of the memory of a small model, the same for every engine.
+    """
+    extra = {"use_cache": False, "logits_to_keep": 1} if is_causal(model) else {}
+
     @torch.inference_mode()
     def forward() -> Any:
-        return model(input_ids=ids)
+        return model(input_ids=ids, **extra)
 
     return forward
 

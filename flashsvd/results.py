@@ -86,12 +86,18 @@ class Metric:
     @property
     def lower_is_better(self) -> bool:
         """True of perplexity and of divergence, False of shares of right answers and of correlations."""
-        return self.name in ("perplexity", "kl")
+        return self.unit != "%"
 
     @property
     def unit(self) -> str:
-        """What the value is in: "nats" of KL, "" of perplexity, and "%" of what is shown in percent of a whole."""
-        return {"perplexity": "", "kl": "nats"}.get(self.name, "%")
+        """What the value is in: "nats" of KL, "bits" of a byte, "" of perplexity, and "%" of what is shown in percent.
+
+        >>> Metric("wikitext/word_perplexity", 9.0, 62, 8.0, 10.0, None, 0).unit
+        ''
+        """
+        if "perplexity" in self.name:
+            return ""
+        return "bits" if "bits_per_byte" in self.name else "nats" if self.name == "kl" else "%"
 
 
 @dataclass(frozen=True)

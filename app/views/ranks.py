@@ -152,8 +152,9 @@ def _measured(evidence: Evidence) -> None:
     wrong = red_gate(result)
     if wrong:
         markup.notice(wrong, error=True)
+    name = score.label.partition(",")[0].lower()
     markup.measured(
-        [(peak.value, peak.note), (latency.value, latency.note), (score.value, score.note)],
+        [(peak.value, peak.note), (latency.value, latency.note), (f"{name} {score.value}", score.note)],
         evidence.comparison_badge,
     )
 
