@@ -40,6 +40,7 @@ class DecodeRequest(ModelRequest):
     baselines: ClassVar[Baselines] = BASELINES
     known: ClassVar[tuple[str, ...]] = tuple(CONTESTANTS)
     sizes: ClassVar[tuple[str, ...]] = ("batch", "context", "new_tokens")
+    swept: ClassVar[tuple[str, ...]] = ("context", "batch")
 
     @property
     def positions(self) -> int:

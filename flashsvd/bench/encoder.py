@@ -40,6 +40,7 @@ class EncoderRequest(ModelRequest):
     baselines: ClassVar[Baselines] = BASELINES
     known: ClassVar[tuple[str, ...]] = tuple(CONTESTANTS)
     sizes: ClassVar[tuple[str, ...]] = ("batch", "seq")
+    swept: ClassVar[tuple[str, ...]] = ("seq", "batch")
 
     @property
     def positions(self) -> int:

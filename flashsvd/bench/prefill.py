@@ -38,6 +38,7 @@ class PrefillRequest(ModelRequest):
     baselines: ClassVar[Baselines] = BASELINES
     known: ClassVar[tuple[str, ...]] = tuple(CONTESTANTS)
     sizes: ClassVar[tuple[str, ...]] = ("batch", "seq")
+    swept: ClassVar[tuple[str, ...]] = ("seq", "batch")
 
     @property
     def positions(self) -> int:

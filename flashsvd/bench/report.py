@@ -1,57 +1,72 @@
 """Bench recordings as Markdown: one table per model, dtype and machine, then what was measured with and how to
-measure it again. The README's table is this text."""
+measure it again. The README's tables are this text."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from flashsvd.bench.decode import DecodeRequest
 from flashsvd.bench.encoder import EncoderRequest
-from flashsvd.bench.rows import Row, wrong_in_words
+from flashsvd.bench.prefill import PrefillRequest
+from flashsvd.bench.report_columns import COLUMNS, RED, ranks_of, size_in_words
+from flashsvd.bench.request import ModelRequest
+from flashsvd.bench.rows import wrong_in_words
 from flashsvd.bench.saved import SavedPoint, ranks_in_words, read_points
 from flashsvd.errors import InputError
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-
-_NONE = "–"
-_NOT_RUN = Row("", "", "left out")
-_TIMED = (
-    ("dense", "dense ms"),
-    ("dense-compile", "dense compiled ms"),
-    ("lowrank", "low-rank ms"),
-    ("lowrank-compile", "low-rank compiled ms"),
-    ("flash", "flash ms"),
-    ("flash-graph", "flash graph ms"),
-)
-_HEADINGS = (
-    "B x S",
-    "ranks",
-    *(heading for _, heading in _TIMED),
-    "flash speed-up",
-    "graph speed-up",
-    "dense MiB",
-    "flash MiB",
-    "less memory",
-)
-_LEGEND = (
-    "Medians. Speed-up is over the compiled dense model, less memory is the dense model's peak activation memory "
-    "over that of flash. – where a run failed or was left out, and for a ratio of outputs that did not both pass the "
-    "check."
+_REQUESTS: Mapping[str, type[ModelRequest]] = MappingProxyType(
+    {kind.bench: kind for kind in (EncoderRequest, DecodeRequest, PrefillRequest)}
 )
 
 
-def report(points: Sequence[SavedPoint]) -> str:
-    """The points as Markdown, the same text whatever order they were measured in; of equal points the newest."""
-    if not points:
+@dataclass(frozen=True)
+class Section:
+    """A part of a document that a report fills: what its markers are called, and the benchmarks in it."""
+
+    name: str
+    benches: tuple[str, ...]
+
+    @property
+    def begin(self) -> str:
+        return f"<!-- {self.name}:begin -->"
+
+    @property
+    def end(self) -> str:
+        return f"<!-- {self.name}:end -->"
+
+    def of(self, points: Sequence[SavedPoint]) -> list[SavedPoint]:
+        """The points that belong here."""
+        return [saved for saved in points if saved.point.bench in self.benches]
+
+
+ENCODERS, DECODERS = Section("bench", ("encoder",)), Section("decoders", ("decode", "prefill"))
+SECTIONS = (ENCODERS, DECODERS)
+
+
+def report(points: Sequence[SavedPoint], section: Section | None = None) -> str:
+    """The points as Markdown, the same text whatever order they were measured in; of equal points the newest.
+
+    section: those of one alone. All sections one after another if None.
+    """
+    if section is None:
+        return "\n\n".join(report(points, one) for one in sections_of(points))
+    mine = section.of(points)
+    if not mine:
         return "No bench recordings are bundled yet."
-    by_age = sorted(points, key=lambda saved: saved.point.created)
+    by_age = sorted(mine, key=lambda saved: saved.point.created)
     ordered = sorted({saved.identity: saved for saved in by_age}.values(), key=_order)
-    sections = [_section(list(group)) for _, group in itertools.groupby(ordered, _title)]
+    tables = [_table(list(group)) for _, group in itertools.groupby(ordered, _title)]
+    there = {saved.point.bench for saved in mine}
+    legends = [COLUMNS[bench].legend for bench in section.benches if bench in there]
+    legends[-1] += f" {RED}"
     by_place = itertools.groupby(sorted(ordered, key=_place_words), _place_words)
     captions = [_caption(words, list(group)) for words, group in by_place]
-    return "\n\n".join([*sections, _LEGEND, *captions])
+    return "\n\n".join([*tables, *legends, *captions])
 
 
 def read_all(paths: Iterable[Path]) -> list[SavedPoint]:
@@ -59,18 +74,23 @@ def read_all(paths: Iterable[Path]) -> list[SavedPoint]:
     return [point for path in paths for point in read_points(path)]
 
 
-def between_markers(text: str, name: str) -> str:
-    """What stands between the markers of a document called `name`.
+def sections_of(points: Sequence[SavedPoint]) -> list[Section]:
+    """The sections that points belong to; of none the encoders', which then says so."""
+    return [one for one in SECTIONS if one.of(points)] or [ENCODERS]
+
+
+def between_markers(text: str, name: str, section: Section = ENCODERS) -> str:
+    """What stands between a section's markers in a document called `name`.
 
     Raises:
         InputError: a marker is missing, there twice, or the end comes first.
     """
-    return _split(text, name)[1]
+    return _split(text, name, section)[1]
 
 
-def with_report(text: str, name: str, table: str) -> str:
-    """The document with `table` between its markers. Raises InputError as `between_markers` does."""
-    before, _, after = _split(text, name)
+def with_report(text: str, name: str, table: str, section: Section = ENCODERS) -> str:
+    """The document with `table` between a section's markers. Raises InputError as `between_markers` does."""
+    before, _, after = _split(text, name, section)
     return f"{before}{framed(table)}{after}"
 
 
@@ -83,22 +103,23 @@ def framed(table: str) -> str:
     return f"\n{table}\n"
 
 
-def _split(text: str, name: str) -> tuple[str, str, str]:
-    for marker in (BEGIN, END):
+def _split(text: str, name: str, section: Section) -> tuple[str, str, str]:
+    for marker in (section.begin, section.end):
         if text.count(marker) != 1:
             raise InputError(
                 f"{name} must hold the line {marker} once, it is there {text.count(marker)} times"
             )
-    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    start, end = text.index(section.begin) + len(section.begin), text.index(section.end)
     if end < start:
-        raise InputError(f"{name} has {END} before {BEGIN}: swap them")
+        raise InputError(f"{name} has {section.end} before {section.begin}: swap them")
     return text[:start], text[start:end], text[end:]
 
 
 def _order(saved: SavedPoint) -> tuple[object, ...]:
     config = saved.point.config
-    model = (config["model"], config["dtype"], saved.place.machine.label)
-    return *model, config["seq"], config["batch"], _numbers_first(ranks_in_words(config))
+    model = (config["model"], config["dtype"], saved.place.machine.label, saved.point.bench)
+    length = config["context" if "context" in config else "seq"]
+    return *model, length, config["batch"], _numbers_first(ranks_in_words(config))
 
 
 def _numbers_first(words: str) -> tuple[list[int], str]:
@@ -112,59 +133,43 @@ def _numbers_first(words: str) -> tuple[list[int], str]:
 
 
 def _title(saved: SavedPoint) -> str:
-    config = saved.point.config
-    return f"**{config['model']}**, {config['dtype']}, {saved.place.machine.label}"
+    config, what = saved.point.config, COLUMNS[saved.point.bench].title
+    words = f"**{config['model']}**, {config['dtype']}, {saved.place.machine.label}"
+    return f"{words}, {what}" if what else words
 
 
-def _section(points: Sequence[SavedPoint]) -> str:
+def _table(points: Sequence[SavedPoint]) -> str:
+    columns = COLUMNS[points[0].point.bench]
     cells = [
-        _HEADINGS,
-        ("---", "---", *("---:" for _ in _HEADINGS[2:])),
-        *(_cells(point) for point in points),
+        columns.headings,
+        (*("---" for _ in columns.before), *("---:" for _ in columns.headings[len(columns.before) :])),
+        *(columns.cells(point) for point in points),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     notes = [f"- {note}" for point in points for note in _notes(point)]
     return "\n\n".join(filter(None, [_title(points[0]), table, "\n".join(notes)]))
 
 
-def _cells(saved: SavedPoint) -> tuple[str, ...]:
-    rows = _by_name(saved)
-    flash, graph, dense = (rows.get(name, _NOT_RUN) for name in ("flash", "flash-graph", "dense"))
-    return (
-        _input(saved),
-        _ranks(saved),
-        *(_milliseconds(rows.get(name, _NOT_RUN)) for name, _ in _TIMED),
-        _ratio(flash.speedup),
-        _ratio(graph.speedup),
-        _mebibytes(dense),
-        _mebibytes(flash),
-        _ratio(flash.peak_reduction),
-    )
-
-
 def _notes(saved: SavedPoint) -> list[str]:
     """Why a point, or a ratio of one of our rows, is not there; what was not asked for needs no note."""
-    where = f"{_input(saved)}, {_ranks(saved)}"
+    where = f"{size_in_words(saved)}, {ranks_of(saved)}"
     if saved.point.failure is not None:
         return [f"{where}: {saved.point.failure}"]
-    rows = _by_name(saved)
+    shown = [name for name, _ in COLUMNS[saved.point.bench].timed]
+    rows = saved.point.rows
     failed = [
-        f"{where}: {name} failed: {rows[name].reason}"
-        for name, _ in _TIMED
-        if name in rows and rows[name].status == "failed"
+        f"{where}: {row.name} failed: {row.reason}"
+        for row in rows
+        if row.status == "failed" and row.name in shown
     ]
-    red = [
-        f"{where}: {wrong_in_words(row, row.gate)}"
-        for row in rows.values()
-        if row.gate and not row.gate.passed
-    ]
+    red = [f"{where}: {wrong_in_words(row, row.gate)}" for row in rows if row.gate and not row.gate.passed]
     return failed + red
 
 
 def _caption(words: str, points: Sequence[SavedPoint]) -> str:
     days = sorted({saved.point.created[:10] for saved in points})
     dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    commands = "\n".join(merged_commands([saved.point.config for saved in points]))
+    commands = "\n".join(merged_commands(points))
     return (
         f"Measured on {words}, {dates} (UTC), ceilings there: {_ceilings(points)}. "
         f"To repeat:\n\n```\n{commands}\n```"
@@ -179,12 +184,15 @@ def _place_words(saved: SavedPoint) -> str:
     return ", ".join([place.machine.accelerator or place.machine.cpu, *driver, *numbers])
 
 
-def merged_commands(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def merged_commands(points: Sequence[SavedPoint]) -> list[str]:
     """As few commands as sweeps allow that measure exactly these settings again."""
-    found = [dict(config) for config in configs]
-    for name, joint in (("ranks", ":"), ("keep", ","), ("seq", ","), ("batch", ","), ("dtype", ",")):
-        found = _merged(found, name, joint)
-    return list(dict.fromkeys(EncoderRequest.command_of(config) for config in found))
+    commands = []
+    for bench, request in _REQUESTS.items():
+        found = [dict(saved.point.config) for saved in points if saved.point.bench == bench]
+        for name, joint in (("ranks", ":"), *((name, ",") for name in ("keep", *request.swept, "dtype"))):
+            found = _merged(found, name, joint)
+        commands += [request.command_of(config) for config in found]
+    return list(dict.fromkeys(commands))
 
 
 def _merged(configs: Sequence[dict[str, Any]], name: str, joint: str) -> list[dict[str, Any]]:
@@ -220,31 +228,3 @@ def _range(values: Sequence[float]) -> str:
     ('786 to 791', '4.3')
     """
     return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))
-
-
-def _by_name(saved: SavedPoint) -> dict[str, Row]:
-    return {row.name: row for row in saved.point.rows}
-
-
-def _input(saved: SavedPoint) -> str:
-    return f"{saved.point.config['batch']} x {saved.point.config['seq']}"
-
-
-def _ranks(saved: SavedPoint) -> str:
-    words = ranks_in_words(saved.point.config)
-    return words if words.startswith("(") else f"`{words}`".replace("|", "\\|")
-
-
-def _milliseconds(row: Row) -> str:
-    if row.latency_ms is None:
-        return _NONE
-    wrong = row.gate is not None and not row.gate.passed
-    return f"{row.latency_ms.p50:.2f}{' (wrong)' if wrong else ''}"
-
-
-def _mebibytes(row: Row) -> str:
-    return _NONE if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}"
-
-
-def _ratio(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.2f}x"

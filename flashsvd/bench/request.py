@@ -36,8 +36,8 @@ class ModelRequest:
     are drawn. budget: seconds of timing after which fewer repeats will do; the benchmark's own if None. engines: the
     rows to run. compile_backend: torch.compile's.
 
-    A benchmark names itself (`bench`), its rows (`known`), the fields that say how large its input is (`sizes`) and
-    what its rows are held against (`baselines`).
+    A benchmark names itself (`bench`), its rows (`known`), the fields that say how large its input is (`sizes`), which
+    of them the command line sweeps (`swept`), and what its rows are held against (`baselines`).
     """
 
     model: str
@@ -58,6 +58,7 @@ class ModelRequest:
     baselines: ClassVar[Baselines]
     known: ClassVar[tuple[str, ...]]
     sizes: ClassVar[tuple[str, ...]]
+    swept: ClassVar[tuple[str, ...]]
 
     @property
     def positions(self) -> int:

@@ -1,4 +1,4 @@
-"""`report`: bench recordings as a Markdown table, printed or kept between two markers of a document."""
+"""`report`: bench recordings as Markdown tables, printed or kept between markers of a document."""
 
 from __future__ import annotations
 
@@ -13,36 +13,42 @@ from flashsvd.errors import InputError
 
 def report(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Files of `bench encoder --save`; the bundled ones if none.")
+        list[Path] | None, typer.Argument(help="Files of `bench ... --save`; the bundled ones if none.")
     ] = None,
     write: Annotated[
-        Path | None, typer.Option(help="Put the table between the markers of this document.")
+        Path | None, typer.Option(help="Put each table between its markers of this document.")
     ] = None,
     check: Annotated[
-        Path | None, typer.Option(help="Exit with 1 if the table in this document is another.")
+        Path | None, typer.Option(help="Exit with 1 if a table in this document is another.")
     ] = None,
 ) -> None:
-    """Print what `bench encoder --save` recorded as a Markdown table, or keep a document's table up to date."""
+    """Print what `bench encoder`, `decode` and `prefill` recorded with --save as Markdown tables, or keep a document's
+    tables up to date: encoders between bench markers, decode and prefill between decoders markers. A section of which
+    nothing was recorded stays as it is."""
     if write is not None and check is not None:
         raise InputError("give one of --write and --check")
-    from flashsvd.bench.report import between_markers, framed, read_all, with_report
-    from flashsvd.bench.report import report as table_of
+    from flashsvd.bench.report import between_markers, framed, read_all, sections_of, with_report
+    from flashsvd.bench.report import report as tables_of
     from flashsvd.bench.saved import bundled_benches
 
-    table = table_of(read_all(files or bundled_benches()))
+    points = read_all(files or bundled_benches())
     document = write or check
     if document is None:
-        print(table)
+        print(tables_of(points))
         return
-    text = _read(document)
-    if between_markers(text, document.name) == framed(table):
-        print(f"the table in {document} is up to date")
+    before = text = _read(document)
+    for section in sections_of(points):
+        table = tables_of(points, section)
+        if between_markers(text, document.name, section) != framed(table):
+            text = with_report(text, document.name, table, section)
+    if text == before:
+        print(f"the tables in {document} are up to date")
     elif check is not None:
-        print(f"the table in {document} is stale: run report --write {document}", file=sys.stderr)
+        print(f"the tables in {document} are stale: run report --write {document}", file=sys.stderr)
         raise typer.Exit(1)
     else:
-        _write(document, with_report(text, document.name, table))
-        print(f"wrote the table in {document}")
+        _write(document, text)
+        print(f"wrote the tables in {document}")
 
 
 def _read(path: Path) -> str:

@@ -3,27 +3,13 @@
 from pathlib import Path
 
 import pytest
-import torch
-import transformers
+
+from tests.small_decoders import DecoderFolder, decoder_folder
+
+__all__ = ["decoder_folder"]
 
 
 @pytest.fixture(scope="session")
-def writer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved LlamaForCausalLM: 2 layers, 4 heads of 16, 2 key heads, 96 positions."""
-    config = transformers.LlamaConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=96,
-        vocab_size=60,
-        max_position_embeddings=96,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = transformers.LlamaForCausalLM(config)
-        for parameter in model.parameters():
-            parameter.data.normal_(std=0.15)
-    folder = tmp_path_factory.mktemp("writer")
-    model.save_pretrained(folder)
-    return folder
+def writer_folder(decoder_folder: DecoderFolder) -> Path:
+    """A saved LlamaForCausalLM: 3 layers, 4 heads of 24, 2 key heads, 100 positions."""
+    return decoder_folder("llama")

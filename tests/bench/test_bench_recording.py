@@ -14,13 +14,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from saved_points import GREEN, MACHINE, PLACE, row, saved
+from saved_points import GREEN, MACHINE, PLACE, row, saved, saved_decode, saved_prefill
 
 from flashsvd import recording
 from flashsvd.bench import request
 from flashsvd.bench import saved as files
 from flashsvd.bench.encoder import EncoderRequest, bench_encoder
-from flashsvd.bench.record import measure_points, model_requests, record_encoder
+from flashsvd.bench.record import (
+    measure_points,
+    model_requests,
+    record_decode,
+    record_encoder,
+    record_prefill,
+)
 from flashsvd.bench.request import ModelBench
 from flashsvd.bench.rows import Row
 from flashsvd.bench.saved import SavedPoint, add_point, check_target, merged, read_points, write_points
@@ -114,6 +120,14 @@ rows = st.builds(
     tflops=numbers,
     speedup=numbers,
     speedup_refused=words,
+    runtime_speedup=numbers,
+    runtime_refused=words,
+    tokens_per_second=numbers,
+    kv_bytes=counts,
+    kernels=counts,
+    launches=counts,
+    agreement=numbers,
+    differences=counts,
     gate=st.none() | st.just(GREEN) | st.just(replace(GREEN, error=math.inf, passed=False)),
 )
 
@@ -161,6 +175,45 @@ def test_another_machine_dtype_or_split_is_another_point_and_how_it_was_measured
     assert len({one.identity for one in points}) == len(points)
     again = saved(method="svd", repeats=5, budget=3.0, seed=7, engines=("dense",), device="cuda:0")
     assert again.identity == saved().identity
+
+
+def test_decode_and_prefill_points_are_points_of_their_own(tmp_path: Path) -> None:
+    points = (saved(), saved_decode(), saved_prefill(), saved_decode(context=4096), saved_decode(batch=16))
+    assert len({one.identity for one in points}) == len(points)
+    assert saved_decode(new_tokens=8, seed=3).identity == saved_decode().identity
+    write_points(tmp_path / "all.parquet", points)
+    assert read_points(tmp_path / "all.parquet") == points
+    frame = pq.read_table(tmp_path / "all.parquet").to_pandas()
+    graph = frame[(frame["bench"] == "decode") & (frame["name"] == "flash-graph")].iloc[0]
+    assert (graph["context"], graph["launches"], graph["tokens_per_second"]) == (512, 1, 500)
+    assert frame[frame["bench"] == "prefill"]["seq"].eq(2048).all()
+
+
+def test_files_from_before_decoders_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "old.parquet"
+    write_points(file, [saved()])
+    later = ["bench", "context", "kv_bytes", "launches", "agreement", "runtime_speedup"]
+    pq.write_table(pq.read_table(file).drop_columns(later), file)
+    assert read_points(file) == (saved(),)
+
+
+def test_decoders_are_recorded_with_nothing_but_a_call(
+    writer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flashsvd.measure.ceilings._MATMUL_SIZE", {"cpu": 32})
+    monkeypatch.setattr("flashsvd.measure.ceilings._COPY_BYTES", {"cpu": 4096})
+    monkeypatch.setattr(Session, "spectra", lambda *_: pytest.fail("decomposed"))
+    file = tmp_path / "writer.parquet"
+    options: dict[str, Any] = {"keep": [0.5], "dtype": ["fp32"], "device": "cpu", "per_head": False}
+    options |= {"engines": ("dense", "lowrank"), "repeats": 3}
+    record_decode(file, str(writer_folder), batch=[1, 2], context=[8], new_tokens=3, **options)
+    record_prefill(file, str(writer_folder), seq=[8, 9], append=True, **options)
+    printed = capsys.readouterr().out
+    assert printed.count("decode: model") == printed.count("prefill: model") == 2
+    points = [one.point for one in read_points(file)]
+    assert [point.bench for point in points] == ["decode"] * 2 + ["prefill"] * 2
+    assert points[1].command.startswith(f"python -m flashsvd bench decode {writer_folder} --keep 0.5 --whole")
+    assert all(row.gate and row.gate.passed and row.agreement == 1 for point in points for row in point.rows)
 
 
 def _measured(request: EncoderRequest, *_: object) -> tuple[str, tuple[Row, ...]]:
@@ -322,7 +375,9 @@ def test_bad_sweeps_are_refused_before_anything_is_loaded(tmp_path: Path) -> Non
 def test_recording_needs_nothing_of_the_command_line() -> None:
     missing = ("typer", "rich", "plotly", "streamlit", "dask", "distributed", "platformdirs")
     code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in missing)
-    code += "from flashsvd.bench.record import record_encoder\nfrom flashsvd.bench.report import report\n"
+    code += "from flashsvd.bench.record import record_decode, record_encoder, record_prefill\n"
+    code += "from flashsvd.bench.report import report\n"
+    code += "from flashsvd.generation.generate import generate\n"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )

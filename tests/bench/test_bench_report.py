@@ -7,22 +7,26 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from saved_points import MACHINE, PLACE, saved
+from saved_points import MACHINE, PLACE, saved, saved_decode, saved_prefill
 
 from flashsvd import recording
 from flashsvd.bench.report import (
-    BEGIN,
-    END,
+    DECODERS,
+    ENCODERS,
+    SECTIONS,
     between_markers,
     framed,
     merged_commands,
     read_all,
     report,
+    sections_of,
     with_report,
 )
 from flashsvd.bench.saved import bundled_benches, read_points
 from flashsvd.errors import InputError
 from flashsvd.paths import assets
+
+BEGIN, END = ENCODERS.begin, ENCODERS.end
 
 
 def _table(text: str) -> list[dict[str, str]]:
@@ -35,7 +39,7 @@ def _table(text: str) -> list[dict[str, str]]:
     found = []
     headings: list[str] = []
     for cells in lines:
-        if cells[0] == "B x S":
+        if cells[0].startswith("B x "):
             headings = cells
         elif cells[0] != "---":
             found.append(dict(zip(headings, cells, strict=True)))
@@ -174,14 +178,14 @@ def test_the_commands_repeat_every_point_once_and_nothing_else(
     points = [
         saved(ranks=ranks, batch=batch, seq=seq, dtype=dtype) for ranks, batch, seq, dtype in sorted(settings)
     ]
-    commands = merged_commands([one.point.config for one in points])
+    commands = merged_commands(points)
     expanded = [one for command in commands for one in sorted(_expanded(command))]
     assert sorted(expanded) == sorted(tuple(map(str, one)) for one in settings)
 
 
 def test_a_whole_grid_is_one_command() -> None:
     points = [saved(ranks=ranks, seq=seq) for seq in (128, 512) for ranks in ("40,240,240", "32,192,192")]
-    (command,) = merged_commands([one.point.config for one in points])
+    (command,) = merged_commands(points)
     assert "--ranks 40,240,240:32,192,192 " in command and "--seq 128,512 " in command
 
 
@@ -211,8 +215,11 @@ def test_markers_that_are_missing_or_there_twice_are_one_line(text: str, words: 
 
 def test_the_readme_shows_what_is_bundled() -> None:
     readme = (assets().parent / "README.md").read_text(encoding="utf-8")
-    made = framed(report(read_all(bundled_benches())))
-    assert between_markers(readme, "README.md") == made, "run python -m flashsvd report --write README.md"
+    points = read_all(bundled_benches())
+    for section in sections_of(points):
+        made = framed(report(points, section))
+        shown = between_markers(readme, "README.md", section)
+        assert shown == made, "run python -m flashsvd report --write README.md"
 
 
 def test_without_recordings_the_table_says_so() -> None:
@@ -232,3 +239,99 @@ def test_the_two_kinds_of_recordings_are_kept_apart(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(f"{module}.assets", lambda: tmp_path)
     assert [path.name for path in recording.bundled()] == ["b.parquet"]
     assert [path.name for path in bundled_benches()] == ["a.parquet"]
+
+
+def test_a_decode_row_has_its_times_and_the_graphs_numbers() -> None:
+    text = report([saved_decode()])
+    assert text.startswith("**llama-2-7b**, bf16, H200, decode\n\n| B x context |")
+    assert _table(text) == [
+        {
+            "B x context": "1 x 512",
+            "ranks": "`keep 0.5, whole`",
+            "dense ms": "25.00",
+            "dense static compiled ms": "6.00",
+            "dense graph ms": "4.00",
+            "low-rank ms": "22.00",
+            "low-rank static compiled ms": "5.90",
+            "flash ms": "9.00",
+            "flash graph ms": "2.00",
+            "rank cache graph ms": "2.10",
+            "tokens/s": "500",
+            "launches": "1",
+            "floor": "70%",
+            "speed-up": "3.00x",
+            "over dense graph": "2.00x",
+            "dense GiB": "12.6",
+            "flash GiB": "6.6",
+            "cache GiB": "0.3",
+            "rank cache GiB": "0.2",
+        }
+    ]
+    assert "Decode: medians of one token" in text and "Prefill" not in text
+    assert text.endswith(f"```\n{saved_decode().point.command}\n```")
+
+
+def test_without_a_graph_the_numbers_are_those_of_flash() -> None:
+    whole = saved_decode().point
+    rows = tuple(
+        replace(row, status="left out", reason="CUDA graphs need a GPU", latency_ms=None)
+        if "graph" in row.name
+        else row
+        for row in whole.rows
+    )
+    (cells,) = _table(report([replace(saved_decode(), point=replace(whole, rows=rows))]))
+    assert (cells["flash graph ms"], cells["flash ms"], cells["tokens/s"]) == ("–", "9.00", "111")
+
+
+def test_a_prefill_row_has_memory_and_ratios() -> None:
+    (cells,) = _table(report([saved_prefill()]))
+    assert cells == {
+        "B x S": "8 x 2048",
+        "ranks": "`keep 0.5, whole`",
+        "dense ms": "8.00",
+        "dense compiled ms": "7.00",
+        "dense one by one ms": "9.00",
+        "low-rank ms": "11.00",
+        "low-rank compiled ms": "6.90",
+        "flash ms": "5.00",
+        "tokens/s": "3276800",
+        "speed-up": "1.60x",
+        "dense MiB": "240.0",
+        "flash MiB": "60.0",
+        "less memory": "4.00x",
+    }
+
+
+def test_greedy_tokens_that_differ_are_told() -> None:
+    text = report([saved_decode(red="flash-graph", differences=3)])
+    (cells,) = _table(text)
+    assert cells["flash graph ms"] == "2.00 (wrong)" and cells["speed-up"] == cells["over dense graph"] == "–"
+    assert "flash-graph is wrong: 3 greedy tokens differ by more than rounding" in text
+
+
+def test_encoders_and_decoders_have_sections_of_their_own() -> None:
+    points = [saved_decode(), saved(), saved_prefill(), saved_decode(batch=16, context=4096)]
+    encoders, decoders = (report(points, section) for section in SECTIONS)
+    assert report(points) == f"{encoders}\n\n{decoders}"
+    assert encoders == report([saved()]) and "bert-base" not in decoders
+    titles = [line for line in decoders.splitlines() if line.startswith("**")]
+    assert titles == ["**llama-2-7b**, bf16, H200, decode", "**llama-2-7b**, bf16, H200, prefill"]
+    assert [cells.get("B x context") or cells["B x S"] for cells in _table(decoders)] == [
+        "1 x 512",
+        "16 x 4096",
+        "8 x 2048",
+    ]
+    assert decoders.count("– where a run failed") == 1 and decoders.count("Measured on") == 1
+    commands = merged_commands([saved_decode(), saved_decode(batch=16), saved_decode(context=4096)])
+    assert len(commands) == 2
+
+
+def test_each_section_has_markers_of_its_own() -> None:
+    assert sections_of([saved()]) == [ENCODERS] == sections_of([])
+    assert sections_of([saved_prefill(), saved()]) == [ENCODERS, DECODERS]
+    text = f"{ENCODERS.begin}\n{ENCODERS.end}\n"
+    both = f"{text}{DECODERS.begin}\n{DECODERS.end}\n"
+    changed = with_report(both, "PAGE.md", "| new |", DECODERS)
+    assert changed == f"{text}{DECODERS.begin}\n| new |\n{DECODERS.end}\n"
+    with pytest.raises(InputError, match="decoders:begin --> once, it is there 0 times"):
+        between_markers(text, "PAGE.md", DECODERS)

@@ -24,6 +24,7 @@ from flashsvd.measure.ceilings import Ceilings
 from flashsvd.models.load import LoadedModel, load
 from flashsvd.results import PlanChoice
 from flashsvd.session import Session
+from tests.small_decoders import DecoderFolder
 
 CEILINGS = Ceilings(0.1, 0.1, 0.1, 0.01, "highest", 64, 64)
 KEEP = (PlanChoice(keep=0.5), ("keep", "0.5"))
@@ -87,12 +88,29 @@ def test_every_way_of_decoding_passes_and_has_its_numbers(
     assert rows["dense-static-compile"].peak_bytes is None
 
 
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "qwen2", "qwen3", "opt"])
+def test_every_family_decodes_and_reads_prompts(
+    decoder_folder: DecoderFolder, session: Session, family: str
+) -> None:
+    """Mistral and Qwen2 with windows that are full before the first step."""
+    folder, engines = decoder_folder(family), ("dense", "dense-static-compile", "lowrank")
+    rows = {
+        **_decode(folder, session, engines=engines),
+        **_prefill(folder, session, engines=("dense-micro",)),
+    }
+    if family == "opt":
+        # It makes a mask as long as its cache says, which a static cache says with a tensor.
+        assert rows.pop("dense-static-compile").status == "failed"
+    for row in rows.values():
+        assert row.gate and row.gate.passed and row.agreement == 1.0, row
+
+
 def test_bytes_of_a_row_are_what_a_token_has_to_read(writer_folder: Path, session: Session) -> None:
     row = _decode(writer_folder, session, engines=("dense",))["dense"]
-    linears = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96)
-    cache = 3 * 12 * 2 * 2 * 2 * 16
-    assert row.bytes == 4 * (linears + 60 * 64 + cache)
-    assert row.flops == 2 * 3 * (linears + 60 * 64) + 2 * 4 * 3 * 12 * 64
+    linears = 3 * (64 * 96 * 2 + 64 * 48 * 2 + 3 * 64 * 96)
+    cache = 3 * 12 * 3 * 2 * 2 * 24
+    assert row.bytes == 4 * (linears + 50 * 64 + cache)
+    assert row.flops == 2 * 3 * (linears + 50 * 64) + 3 * 4 * 3 * 12 * 96
     assert row.kv_bytes == 4 * cache
     assert row.latency_ms and row.bandwidth_share == pytest.approx(
         row.bytes / (row.latency_ms.p50 / 1e3) / 1e12 / 0.01
@@ -172,7 +190,7 @@ def test_a_row_whose_tokens_differ_is_red_though_its_error_passes(
 
     def turns_one(logits: torch.Tensor) -> torch.Tensor:
         logits = logits.clone()
-        logits[0, (logits[0].argmax() + 1) % 60] = logits[0].max() + 1e-3
+        logits[0, (logits[0].argmax() + 1) % 50] = logits[0].max() + 1e-3
         return logits
 
     runtime(turns_one)
@@ -193,7 +211,7 @@ def test_every_way_of_prefill_passes_and_has_its_numbers(
     rows = _prefill(writer_folder, session)
     for name, row in rows.items():
         assert row.gate and row.gate.passed and row.agreement == 1.0 and row.speedup, row
-        assert row.tokens_per_second and row.latency_ms and row.kv_bytes == 4 * 3 * 12 * 2 * 2 * 2 * 16
+        assert row.tokens_per_second and row.latency_ms and row.kv_bytes == 4 * 3 * 12 * 3 * 2 * 2 * 24
         assert (row.peak_bytes is None) == name.endswith("compile")
     dense, micro = rows["dense"], rows["dense-micro"]
     assert (micro.peak_bytes or 0) < (dense.peak_bytes or 0)
@@ -207,7 +225,7 @@ def test_caches_that_do_not_fit_at_once_are_timed_in_groups(
 ) -> None:
     request = DecodeRequest(str(writer_folder), *KEEP, batch=2, context=8, new_tokens=2, repeats=3, **FIXED)
     request = replace(request, engines=("dense", "lowrank"))
-    cache = 4 * 2 * 10 * 2 * 2 * 2 * 16
+    cache = 4 * 2 * 10 * 3 * 2 * 2 * 24
     monkeypatch.setattr(Setting, "room", lambda *_: int(1.5 * cache))
     about, rows = bench_decode(request, CEILINGS, session, lambda *_: None)
     assert about.endswith("timed in 2 groups, as not all caches fit at once")
@@ -231,7 +249,7 @@ def writer(writer_folder: Path) -> LoadedModel:
 @pytest.mark.parametrize("make", [DynamicDecoder, lambda model: StaticDecoder(model, 16, "eager")])
 def test_a_decoder_that_was_rewound_says_the_same_again(writer: LoadedModel, make: Any) -> None:
     decoder = make(writer.model)
-    ids = torch.randint(60, (2, 9))
+    ids = torch.randint(50, (2, 9))
     whole = writer.model(torch.cat([ids, torch.tensor([[5, 7], [3, 1]])], 1)).logits
     for _ in range(2):
         torch.testing.assert_close(decoder.fill(ids), whole[:, 8])
@@ -281,8 +299,8 @@ def test_what_cannot_be_asked_is_one_line(writer_folder: Path, tiny_folder: Path
     decode = DecodeRequest(str(writer_folder), *KEEP, **FIXED)
     prefill = PrefillRequest(str(writer_folder), *KEEP, **FIXED)
     for request, words in (
-        (replace(decode, context=90, new_tokens=7), "at most 96 together .* got 90 and 7"),
-        (replace(prefill, seq=96), "seq must be at most 95"),
+        (replace(decode, context=90, new_tokens=11), "at most 100 together .* got 90 and 11"),
+        (replace(prefill, seq=100), "seq must be at most 99"),
         (
             replace(decode, model=str(tiny_folder)),
             "does not write text: expected a causal language model of one of",
@@ -306,9 +324,9 @@ def test_a_step_by_hand(writer: LoadedModel) -> None:
     from flashsvd.ranks import RankPlan
 
     dense = RankPlan.dense(writer.shape)
-    linears = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96
+    linears = 64 * 96 * 2 + 64 * 48 * 2 + 3 * 64 * 96
     work = step_layer(dense, 0, batch=5, context=100, itemsize=2)
-    assert (work.flops, work.weight_bytes) == (2 * 5 * linears + 4 * 5 * 100 * 64, 2 * linears)
-    assert work.activation_bytes == 2 * 2 * 5 * 100 * 32 == kv_bytes(dense, 5, 100, 2) // 2
+    assert (work.flops, work.weight_bytes) == (2 * 5 * linears + 4 * 5 * 100 * 96, 2 * linears)
+    assert work.activation_bytes == 2 * 2 * 5 * 100 * 48 == kv_bytes(dense, 5, 100, 2) // 3
     near = step_layer(dense, 0, batch=5, context=100, itemsize=2, window=9)
-    assert near.activation_bytes == 2 * 2 * 5 * 10 * 32 and near.flops < work.flops
+    assert near.activation_bytes == 2 * 2 * 5 * 10 * 48 and near.flops < work.flops

@@ -14,6 +14,7 @@ from flashsvd.bench import ffn
 from flashsvd.bench.saved import read_points
 from flashsvd.cli.commands import application
 from flashsvd.errors import FlashSVDError
+from tests.small_decoders import DecoderFolder
 
 FFN = ("bench", "ffn", "--width", "64", "--rank", "8", "--dtype", "fp32", "--device", "cpu", "--repeats", "3")
 
@@ -100,6 +101,35 @@ def test_attention_has_its_rows() -> None:
     assert {"dense", "lowrank", "flash"} <= {row["name"] for row in found["rows"]}
 
 
+def test_decode_and_prefill_are_rows_of_json_and_tables(
+    tmp_path: Path, decoder_folder: DecoderFolder
+) -> None:
+    folder, file = str(decoder_folder("llama")), tmp_path / "run.parquet"
+    common = (folder, "--whole", "--method", "random", "--repeats", "3", "--device", "cpu")
+    engines, save = ("--engines", "dense,lowrank,flash-graph"), ("--save", str(file), "--append")
+    shown, _ = _run("bench", "decode", *common, *engines, "--context", "8,9", "--new-tokens", "3")
+    assert shown.count("decode: model") == 2 and "over own dense" in shown and "tokens/s" in shown
+    sizes = ("--batch", "1,2", "--context", "8", "--new-tokens", "3")
+    found = json.loads(_run("bench", "decode", *common, *engines, *save, *sizes, "--json")[0])
+    assert [row["name"] for row in found["rows"]] == ["dense", "lowrank", "flash-graph"] * 2
+    assert [row["config"]["batch"] for row in found["rows"][::3]] == [1, 2]
+    dense, _, graph = found["rows"][:3]
+    assert dense["baselines"] == {
+        "latency": "dense-static-compile",
+        "peak": "dense",
+        "runtime": "dense-graph",
+    }
+    assert dense["tokens_per_second"] and dense["kv_bytes"] and dense["agreement"] == 1.0
+    assert graph["status"] == "left out" and graph["launches"] is None
+    again = json.loads(_run(*dense["command"].split()[3:], "--json")[0])["rows"][0]
+    assert again["config"] == dense["config"]
+    sizes = ("--seq", "8", "--batch", "2", "--engines", "dense,dense-micro")
+    found = json.loads(_run("bench", "prefill", *common, *save, *sizes, "--json")[0])
+    assert [row["name"] for row in found["rows"]] == ["dense", "dense-micro"]
+    assert found["rows"][1]["peak_reduction"] > 1
+    assert [one.point.bench for one in read_points(file)] == ["decode", "decode", "prefill"]
+
+
 def test_a_point_that_does_not_fit_is_one_line_and_the_sweep_goes_on() -> None:
     stdout, _ = _run(*FFN, "--rows", "1000000000000,32")
     assert sum("failed: OutOfMemoryError" in line for line in stdout.splitlines()) == 1
@@ -141,6 +171,19 @@ def test_what_was_finished_survives_an_interrupt(
         (("encoder", "bert-base", "--keep", "much"), "FIRST:LAST:STEP"),
         (("encoder", "bert-base", "--plan", "missing.json"), "cannot read the plan"),
         (("encoder", "bert-base", "--device", "tpu"), "device must be"),
+        (("decode", "bert-base"), "does not write text: expected a causal language model of one of"),
+        (("decode", "no/such"), "hub cannot be reached"),
+        (("decode", "llama-2-7b", "--engines", "flash-rebuild"), "got 'flash-rebuild'"),
+        (("decode", "llama-2-7b", "--context", "0"), "context must be at least 1"),
+        (("decode", "llama-2-7b", "--context", "many"), "--context takes whole numbers"),
+        (("decode", "llama-2-7b", "--new-tokens", "0"), "new-tokens must be at least 1"),
+        (("decode", "llama-2-7b", "--append"), "--append adds to the file of --save"),
+        (("prefill", "bert-base"), "does not write text"),
+        (
+            ("prefill", "llama-2-7b", "--engines", "flash-graph"),
+            "engines must be some of dense, dense-compile",
+        ),
+        (("prefill", "llama-2-7b", "--budget", "0"), "budget must be"),
         (("ffn", "--rows", "64", "--rank", "-3"), "rank must be at least 1"),
         (("ffn", "--activation", "selu"), "activation must be one of"),
         (("ffn", "--device", "cuda:99"), "no "),

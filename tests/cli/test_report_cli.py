@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
-from saved_points import saved
+from saved_points import saved, saved_decode
 from typer.testing import CliRunner, Result
 
-from flashsvd.bench.report import BEGIN, END
+from flashsvd.bench.report import DECODERS, ENCODERS
 from flashsvd.bench.saved import write_points
 from flashsvd.cli.commands import application
 from flashsvd.errors import InputError
+
+BEGIN, END = ENCODERS.begin, ENCODERS.end
 
 
 @pytest.fixture
@@ -40,14 +42,14 @@ def test_a_file_is_printed_and_several_are_one_table(file: Path, tmp_path: Path)
 
 def test_write_then_check_then_stale(file: Path, page: Path) -> None:
     assert _run(file, "--check", page).exit_code == 1
-    assert "wrote the table" in _run(file, "--write", page).stdout
+    assert "wrote the tables" in _run(file, "--write", page).stdout
     text = page.read_text(encoding="utf-8")
     assert text.startswith(f"before ×\n{BEGIN}\n**bert-base**") and text.endswith(f"```\n{END}\nafter\n")
     assert _run(file, "--check", page).exit_code == 0
-    assert "is up to date" in _run(file, "--write", page).stdout and page.read_text(encoding="utf-8") == text
+    assert "are up to date" in _run(file, "--write", page).stdout and page.read_text(encoding="utf-8") == text
     page.write_text(text.replace("7.00", "1.00"), encoding="utf-8")
     stale = _run(file, "--check", page)
-    assert stale.exit_code == 1 and "is stale: run report --write" in stale.stderr
+    assert stale.exit_code == 1 and "are stale: run report --write" in stale.stderr
     assert "1.00" in page.read_text(encoding="utf-8")
 
 
@@ -67,3 +69,17 @@ def test_odd_arguments_are_one_line(file: Path, page: Path, tmp_path: Path) -> N
         with pytest.raises(InputError, match=words) as error:
             _run(*arguments)
         assert "\n" not in str(error.value)
+
+
+def test_decoders_are_written_between_markers_of_their_own(page: Path, tmp_path: Path) -> None:
+    decoders = tmp_path / "decode.parquet"
+    write_points(decoders, [saved_decode()])
+    with pytest.raises(InputError, match="decoders:begin --> once, it is there 0 times"):
+        _run(decoders, "--write", page)
+    page.write_text(f"{page.read_text()}{DECODERS.begin}\n{DECODERS.end}\n")
+    assert _run(decoders, "--check", page).exit_code == 1
+    assert "wrote the tables" in _run(decoders, "--write", page).stdout
+    text = page.read_text(encoding="utf-8")
+    assert f"{DECODERS.begin}\n**llama-2-7b**, bf16, H200, decode" in text
+    assert f"{BEGIN}\n{END}" in text
+    assert _run(decoders, "--check", page).exit_code == 0

@@ -1,0 +1,3 @@
+from tests.small_decoders import decoder_folder
+
+__all__ = ["decoder_folder"]
