@@ -91,7 +91,7 @@ def run_contest(
         outcome = _attempt(name, contestant, judge)
         if isinstance(outcome, str):
             rows[name] = replace(rows[name], status="failed", reason=outcome)
-            _forget(terms.device)
+            forget(terms.device)
         else:
             ready[name], gates[name] = outcome
     found = {}
@@ -147,8 +147,9 @@ def _attempt(name: str, contestant: Contestant, judge: Judge) -> tuple[Prepared,
         return one_line(error)
 
 
-def _forget(device: torch.device) -> None:
-    """Gives back what a failed contestant held, for those after it."""
+def forget(device: torch.device) -> None:
+    """Gives back what contestants held that failed or are done, for those after them. What was compiled refers to
+    itself: counting references does not free it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

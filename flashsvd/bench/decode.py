@@ -22,13 +22,13 @@ from flashsvd.progress import Progress
 from flashsvd.session import Session
 
 BASELINES = Baselines(latency="dense-static-compile", peak="dense", runtime="dense-graph")
-_BUDGET_SECONDS = 30.0
+_BUDGET_SECONDS = 15.0
 _JUDGED_TOKENS = 8
 
 
 @dataclass(frozen=True)
 class DecodeRequest(ModelRequest):
-    """One point: `new_tokens` timed as one block, after `context` tokens. budget: 30 seconds if None."""
+    """One point: `new_tokens` timed as one block, after `context` tokens. budget: 15 seconds if None."""
 
     batch: int = 1
     engines: tuple[str, ...] = tuple(CONTESTANTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from flashsvd.bench.contest import Contestant, Terms, run_contest
+from flashsvd.bench.contest import Contestant, Terms, forget, run_contest
 from flashsvd.bench.decode_reference import DecodeJudge
 from flashsvd.bench.decoder_setting import Setting
 from flashsvd.bench.rows import Row, with_ratios
@@ -34,11 +34,11 @@ def run_decoders(
     progress("Decoding in higher precision", 0.0)
     judge = setting.judge(names, judged_tokens)
     contestants = {name: table[name](setting) for name in names}
-    rows = [
-        _more(row, judge, tokens)
-        for group in groups
-        for row in run_contest({name: contestants[name] for name in group}, judge, terms, progress)
-    ]
+    rows: list[Row] = []
+    for group in groups:
+        chosen = {name: contestants[name] for name in group}
+        rows += (_more(row, judge, tokens) for row in run_contest(chosen, judge, terms, progress))
+        forget(terms.device)
     words = f"; timed in {len(groups)} groups, as not all caches fit at once" if len(groups) > 1 else ""
     return words, with_ratios(tuple(rows), terms.baselines)
 

@@ -23,12 +23,12 @@ from flashsvd.progress import Progress
 from flashsvd.session import Session
 
 BASELINES = Baselines(latency="dense", peak="dense")
-_BUDGET_SECONDS = 30.0
+_BUDGET_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
 class PrefillRequest(ModelRequest):
-    """One point: prompts of `seq` tokens each. budget: 30 seconds if None."""
+    """One point: prompts of `seq` tokens each. budget: 15 seconds if None."""
 
     batch: int = 1
     engines: tuple[str, ...] = tuple(CONTESTANTS)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -69,6 +70,46 @@ def test_a_right_row_has_its_ratios_and_rates() -> None:
     assert mine.compute_share == pytest.approx(mine.tflops / 0.5)
     assert mine.bandwidth_share == pytest.approx(mine.gbps / 10)
     assert mine.ceiling_share == max(mine.compute_share or 0, mine.bandwidth_share or 0)
+
+
+def test_what_puts_a_call_back_runs_ahead_of_every_call_and_outside_its_time() -> None:
+    events: list[str] = []
+
+    def call() -> torch.Tensor:
+        events.append("call")
+        return torch.ones(3)
+
+    def prepare() -> Prepared:
+        prepared = _contestant(call).prepare()
+        more = {"kv_bytes": 5, "launches": 1}
+        return replace(
+            prepared,
+            before=lambda: (events.append("back"), time.sleep(0.02)),
+            more=lambda: more,
+        )
+
+    contestant = replace(_contestant(call), prepare=prepare)
+    terms = replace(TERMS, steps=4, warm=2, before=lambda: events.append("flush"))
+    (row,) = run_contest({"mine": contestant}, _judge, terms, _silent)
+    assert events == ["call", *["back", "flush", "call"] * 5]
+    assert row.latency_ms and row.latency_ms.p50 < 5 and (row.kv_bytes, row.launches) == (5, 1)
+    assert row.tflops == pytest.approx(10**6 / (row.latency_ms.p50 / 1e3) / 1e12)
+
+
+def test_a_ratio_over_our_own_runtime_is_refused_like_the_others() -> None:
+    terms = replace(TERMS, baselines=Baselines("base", "base", runtime="own"))
+
+    def run(**contestants: Contestant) -> dict[str, Row]:
+        return {row.name: row for row in run_contest(contestants, _judge, terms, _silent)}
+
+    rows = run(base=_contestant(_right), own=_contestant(_right), mine=_contestant(_right))
+    mine, own = rows["mine"], rows["own"]
+    assert mine.latency_ms and own.latency_ms and own.runtime_speedup == 1.0
+    assert mine.runtime_speedup == own.latency_ms.p50 / mine.latency_ms.p50
+    red = run(base=_contestant(_right), own=_contestant(_wrong), mine=_contestant(_right))["mine"]
+    assert red.speedup and red.runtime_speedup is None
+    assert red.runtime_refused and red.runtime_refused.startswith("own is wrong")
+    assert _run(base=_contestant(_right))["base"].runtime_refused is None
 
 
 def test_a_wrong_row_is_timed_but_claims_nothing() -> None:

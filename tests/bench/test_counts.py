@@ -130,6 +130,29 @@ def test_pairs_within_a_window_are_counted() -> None:
     for seq, window in ((1, 0), (7, 2), (7, 6), (7, 90)):
         near = sum(abs(i - j) <= window for i in range(seq) for j in range(seq))
         assert scored_pairs(seq, window) == near
+        earlier = sum(0 <= i - j <= window for i in range(seq) for j in range(seq))
+        assert scored_pairs(seq, window, causal=True) == earlier
+    assert scored_pairs(5, causal=True) == 15
+
+
+def test_causal_attention_is_credited_with_half() -> None:
+    masked = S * S - S * (S + 1) // 2
+    dense, causal = (dense_layer(_shape(), 0, B, S, E, causal=causal) for causal in (False, True))
+    assert causal == replace(dense, flops=dense.flops - 4 * B * masked * 8)
+    for count in (lowrank_layer, flash_layer):
+        both, earlier = (count(_plan(), 0, B, S, E, causal=causal) for causal in (False, True))
+        assert earlier == replace(both, flops=both.flops - 4 * B * masked * 8)
+    both, earlier = (rank_space_layer(_plan(), 0, B, S, E, causal=causal) for causal in (False, True))
+    assert earlier == replace(both, flops=both.flops - 2 * B * masked * (2 + 2))
+
+
+def test_shared_keys_cost_as_many_flops_and_fewer_bytes() -> None:
+    """Every query head scores every key, but k and v are stored, and projected, once per group."""
+    alone, shared = (dense_layer(_shape(kv_heads=heads), 0, B, S, E, causal=True) for heads in (2, 1))
+    projected = 2 * 8 * 4
+    assert alone.flops - shared.flops == 2 * M * projected
+    assert alone.weight_bytes - shared.weight_bytes == E * projected
+    assert alone.activation_bytes - shared.activation_bytes == 2 * E * M * (4 + 4)
 
 
 def test_the_bert_base_layer_costs_what_the_notes_say() -> None:
