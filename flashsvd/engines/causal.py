@@ -133,7 +133,8 @@ class CausalAttention(PackedSublayer[CausalParts]):
         parts, (batch, seq, _) = self.parts, x.shape
         at = parts.k.at
         k, v = (x.new_empty(batch, seq, heads.heads * heads.width) for heads in (parts.k, parts.v))
-        rows = max(self._least(x), math.ceil(batch * seq / 8))
+        # norm(x) and P of half the rows are less than what comes after.
+        rows = max(self._least(x), math.ceil(batch * seq / 2))
         for b in batch_slices(batch, max(1, rows // seq)):
             for s in batch_slices(seq, rows if rows < seq else seq):
                 p = self._projected(x[b, s], at, None)

@@ -178,6 +178,10 @@ def test_layers_that_share_a_basis_share_it_still(decoder: Decoder, family: str,
     again = flashsvd.load_compressed(tmp_path / "saved")
     assert torch.equal(again(IDS).logits, flash(IDS).logits)
     assert weight_bytes(again) == weight_bytes(flash)
+    expected, size = again(IDS).logits, weight_bytes(again)
+    moved = again.to(torch.float64)
+    assert weight_bytes(moved) == 2 * size
+    assert relative_error(moved(IDS).logits, expected) < 1e-5
 
 
 def scored(
