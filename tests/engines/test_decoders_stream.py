@@ -15,6 +15,7 @@ from flashsvd.engines import attend as attend_module
 from flashsvd.engines import sublayer
 from flashsvd.engines.attend import attend
 from flashsvd.engines.build import build, weight_bytes
+from flashsvd.errors import InputError
 from flashsvd.factors import factorise
 from flashsvd.kernels.gate import relative_error
 from flashsvd.measure.memory import peak_activation_bytes, record_timeline
@@ -265,6 +266,22 @@ def test_the_kernels_compute_the_same(
         error = relative_error(flash(ids, **given).logits[valid], lowrank(ids, **given).logits[valid])
         assert error < 1e-5
     assert taken == [4 if family == "mistral" else None] * 2
+
+
+@every_decoder
+def test_norms_are_those_of_transformers(decoder: Decoder, family: str) -> None:
+    loaded = decoder(family, dtype=torch.float32)
+    module = loaded.model.base_model.get_submodule(loaded.family.norm(1, "attention"))
+    norm, x = sublayer.norm_of(module), torch.randn(7, 64)
+    assert norm is not None and norm.kind == ("layer" if family in ("gpt2", "opt") else "rms")
+    assert relative_error(norm(x, bias=None, out=None, backend=None), module(x)) < 1e-6
+
+
+def test_a_norm_that_means_something_else_is_refused() -> None:
+    from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+
+    with pytest.raises(InputError, match="no kernel for the norm GemmaRMSNorm"):
+        sublayer.norm_of(GemmaRMSNorm(8))
 
 
 @pytest.mark.parametrize("broken", ["cut", "shift"])
