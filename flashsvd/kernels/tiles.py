@@ -187,7 +187,8 @@ def attention_tiles(
     group: int = 1,
     rotary: bool = False,
 ) -> AttentionTiles:
-    """Tiles of the Triton attention kernel for the layouts of q, k and v (None: dense).
+    """Tiles of the Triton attention kernel for the layouts of q, k and v (None: dense), but for half types that are
+    turned, which have their own (`flashsvd.kernels.attention.tiles`).
 
     wide_loads: whether pointers and strides allow loads of 16 bytes, where the ranks do. keys: how many there are, as
     many as queries unless given. group: query heads per kv head. rotary: whether q and k are turned.
@@ -212,12 +213,9 @@ def attention_tiles(
         min(next_power_of_two(rank, 64 if narrow and not full else 16), limit)
         for rank, narrow, limit in zip(max_ranks, loose, limits, strict=True)
     ]
-    members = _members(group)
+    members = members_of(group)
     block_m = 32 if full else 64 if block_h > 64 else 128
     block_n = 32 if full else 64
-    # Turned halves beside their cosines and sines want registers: of 128 rows of a wide head, 64 keys spill.
-    if rotary and not full:
-        block_m, block_n = 128, 32 if block_h > 64 else 64
     block_m = min(block_m, next_power_of_two(seq * members))
     block_n = min(block_n, next_power_of_two(seq if keys is None else keys))
     one_pass = [rank <= block for rank, block in zip(max_ranks, block_r, strict=True)]
@@ -229,7 +227,7 @@ def attention_tiles(
     #   128 x 128, 8 warps, 3 stages  137.7
     #   torch's flash on dense heads  107.6  193.5  359.4  692.7
     # Single-element loads need addresses, wide heads and loops over ranks sums, for which 4 warps lack registers.
-    crowded = full or rotary or block_h > 64 or any(loose) or not all(one_pass)
+    crowded = full or block_h > 64 or any(loose) or not all(one_pass)
     return AttentionTiles(
         block_m,
         block_n,
@@ -243,10 +241,10 @@ def attention_tiles(
     )
 
 
-def _members(group: int) -> int:
+def members_of(group: int) -> int:
     """Heads of a group whose queries share tiles: all, or as many as divide it and leave a tile a few tokens of each.
 
-    >>> [_members(group) for group in (1, 4, 7, 8, 16, 40, 71)]
+    >>> [members_of(group) for group in (1, 4, 7, 8, 16, 40, 71)]
     [1, 4, 7, 8, 16, 10, 1]
     """
     return max(count for count in range(1, 17) if group % count == 0)

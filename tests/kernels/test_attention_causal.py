@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import CPU_BACKENDS, DTYPES, GPU_DTYPES, guarded, skip_without_interpreter
 
-from flashsvd.kernels import Projection, flash_svd_attention
+from flashsvd.kernels import HeadLayout, Projection, flash_svd_attention
 from flashsvd.kernels.attention.naive import rebuild_heads
+from flashsvd.kernels.attention.tiles import kernel_tiles, member_rows, turns, whole_pieces
 from flashsvd.kernels.gate import assert_close, check, relative_error
 from flashsvd.kernels.rotary.naive import naive_rotary
 from flashsvd.kernels.tiles import attention_stream_tiles, attention_tiles
@@ -356,6 +357,68 @@ def test_stream_workspace_is_small(dtype: torch.dtype, group: int, peak_extra_by
 def test_stream_tiles_fit_their_budget(seq: int, keys: int, dtype: torch.dtype, group: int) -> None:
     tiles = attention_stream_tiles(2, seq, group, 128, 1024, dtype, keys=keys, rotary=True)
     assert tiles.block_m <= seq and tiles.block_n <= keys
+
+
+@pytest.mark.parametrize("seq, keys", [(1, 1), (1, 700), (17, 17), (2048, 2048)])
+@pytest.mark.parametrize("dtype", GPU_DTYPES, ids=str)
+@settings(max_examples=40)
+@given(
+    ranks=st.lists(st.integers(1, 400), min_size=3, max_size=3),
+    head_dim=st.sampled_from((64, 80, 96, 128, 256)),
+    group=st.integers(1, 20),
+)
+def test_tiles_of_turned_heads_hold_them(
+    dtype: torch.dtype, seq: int, keys: int, ranks: list[int], head_dim: int, group: int
+) -> None:
+    q, k, v = (HeadLayout((rank,)) for rank in ranks)
+    tiles = kernel_tiles(seq, head_dim, (q, k, v), dtype, keys=keys, group=group, rotary=True)
+    for size in (tiles.block_m, tiles.block_n, tiles.block_h, tiles.block_c, *tiles.block_r):
+        assert size >= 16 and size & (size - 1) == 0
+    assert head_dim <= tiles.block_h and head_dim // 2 <= tiles.block_c and group % tiles.members == 0
+    assert tiles.tokens >= 1 and member_rows(tiles, dtype) >= tiles.tokens
+    assert tiles.one_pass == tuple(rank <= block for rank, block in zip(ranks, tiles.block_r, strict=True))
+    # Two faults of Triton 3.6 on sm_90 that the tiles keep clear of.
+    assert max(tiles.block_r[:2]) <= tiles.block_c and tiles.block_r[2] <= tiles.block_h
+    if dtype != torch.float32:
+        assert whole_pieces(tiles)
+        assert member_rows(tiles, dtype) * tiles.block_r[0] >= 8 * 32 * tiles.num_warps
+
+
+@pytest.mark.parametrize(
+    "ranks, head_dim, wide, taken",
+    [
+        ((64, 40), 128, True, True),
+        ((32, 8), 64, True, True),
+        (None, 96, True, True),
+        ((64, 40), 128, False, False),
+        ((59, 40), 128, True, False),
+        ((32, 32), 72, True, False),
+        ((16, 16), 32, True, False),
+    ],
+)
+def test_half_types_are_turned_on_chip_where_loads_are_wide(
+    ranks: tuple[int, ...] | None, head_dim: int, wide: bool, taken: bool
+) -> None:
+    layout = None if ranks is None else HeadLayout(ranks)
+    assert turns(head_dim, (layout, layout, None), wide) == taken
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+def test_heads_turned_in_memory_give_the_same(dtype: torch.dtype) -> None:
+    """What other calls of half types on a GPU go by."""
+    from flashsvd.kernels.attention.launch import turned_in_memory
+
+    inputs = attention_inputs(grouped("", 2, 2, 33, 34, 7, 16, past=8, turned="own"), dtype)
+    assert inputs.rotation is not None
+    q, k = (
+        turned_in_memory(proj, count, 34, inputs.rotation) for proj, count in ((inputs.q, 4), (inputs.k, 2))
+    )
+    out = replace(inputs, q=q, k=k, rotation=None).run("torch")
+    # Turned in fp32 at least, as the kernel does.
+    if dtype == torch.float64:
+        assert relative_error(out, attention_reference(inputs)) < 1e-6
+    else:
+        assert_close(out, attention_reference(inputs), inputs.run("naive"))
 
 
 @pytest.mark.gpu

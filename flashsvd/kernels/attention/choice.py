@@ -12,12 +12,11 @@ from typing import Literal
 
 import torch
 
+from flashsvd.kernels.attention.tiles import Layouts, kernel_tiles
 from flashsvd.kernels.layout import HeadLayout
-from flashsvd.kernels.tiles import attention_stream_tiles, attention_tiles
+from flashsvd.kernels.tiles import attention_stream_tiles
 
 How = Literal["rebuild on chip", "rebuild once"]
-
-Layouts = tuple[HeadLayout | None, HeadLayout | None, HeadLayout | None]
 
 TIE = 0.05
 """Share of the time within which the heads' memory decides: what timings of one run can tell apart."""
@@ -178,7 +177,7 @@ def _on_chip_flops(
     """Of the tiles that run, with what they rebuild again and the keys that they read in vain."""
     group = heads // kv_heads
     if device.type == "cuda":
-        tiles = attention_tiles(seq, head_dim, layouts, dtype, keys=keys, group=group, rotary=rotary)
+        tiles = kernel_tiles(seq, head_dim, layouts, dtype, keys=keys, group=group, rotary=rotary)
         tokens, block_n, rows = tiles.tokens, tiles.block_n, tiles.block_m
         readers = kv_heads * (group // tiles.members)
     else:

@@ -10,16 +10,16 @@ from typing import NamedTuple
 import torch
 
 from flashsvd.kernels.arguments import check_compiled
-from flashsvd.kernels.attention.naive import Rotation
+from flashsvd.kernels.attention.naive import Rotation, rebuild_heads
+from flashsvd.kernels.attention.tiles import Layouts, kernel_tiles, member_rows, turns, whole_pieces
 from flashsvd.kernels.attention.triton_kernel import attention_kernel
 from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.layout import HeadLayout, Projection
+from flashsvd.kernels.rotary.naive import naive_rotary
 from flashsvd.kernels.starter import Kept
 from flashsvd.kernels.tile_candidates import attention_candidates
-from flashsvd.kernels.tiles import AttentionTiles, attention_tiles, device_shared_bytes, next_power_of_two
+from flashsvd.kernels.tiles import AttentionTiles, device_shared_bytes
 from flashsvd.kernels.tuning import Trial, choose, key_of, like_output
-
-Layouts = tuple[HeadLayout | None, HeadLayout | None, HeadLayout | None]
 
 
 class _Kind(NamedTuple):
@@ -43,7 +43,7 @@ class _Kind(NamedTuple):
     device: torch.device
 
     def default(self) -> AttentionTiles:
-        return attention_tiles(
+        return kernel_tiles(
             self.seq,
             self.head_dim,
             self.layouts,
@@ -64,6 +64,7 @@ class _Kind(NamedTuple):
             self.masked,
             self.align,
             tiles,
+            self.dtype,
             keys=self.keys,
             causal=self.causal,
             windowed=self.window is not None,
@@ -74,9 +75,12 @@ class _Kind(NamedTuple):
         loose = not self.wide_loads or any(one is not None and one.alignment % 8 for one in self.layouts)
         limit = device_shared_bytes(self.device)
         default = self.default()
-        return attention_candidates(
+        found = attention_candidates(
             default, self.seq * default.members, self.dtype, limit, loose=loose, keys=self.keys
         )
+        if not self.rotary or self.dtype.itemsize >= 4:
+            return found
+        return tuple(tiles for tiles in found if whole_pieces(tiles))
 
     def key(self) -> str:
         sizes = {name: getattr(self, name) for name in ("batch", "seq", "keys", "heads", "group", "head_dim")}
@@ -127,9 +131,20 @@ def launch_attention(
     wide_loads = align * p.element_size() % 16 == 0 and not any(
         tensor.data_ptr() % 16 for tensor in (q.p, k.p, v.p, q_u, k_u, v_u)
     )
+    layouts = (q.layout, k.layout, v.layout)
+    if (
+        rotation is not None
+        and p.is_cuda
+        and p.element_size() == 2
+        and not turns(head_dim, layouts, wide_loads)
+    ):
+        q, k = (
+            turned_in_memory(proj, count, head_dim, rotation) for proj, count in ((q, heads), (k, kv_heads))
+        )
+        return launch_attention(q, k, v, heads, kv_heads, head_dim, key_mask, scale, causal, window)
     # As bytes: how a one-bit type is laid out in memory is nobody's promise.
     mask = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
-    turns = [out, 0, 0, out, 0, 0] if rotation is None else _turns(rotation)
+    angles = [out, 0, 0, out, 0, 0] if rotation is None else _angles(rotation)
     kind = _Kind(
         batch,
         seq,
@@ -137,7 +152,7 @@ def launch_attention(
         heads,
         heads // kv_heads,
         head_dim,
-        (q.layout, k.layout, v.layout),
+        layouts,
         (q.bias is not None, k.bias is not None, v.bias is not None),
         mask is not None,
         causal,
@@ -168,7 +183,7 @@ def launch_attention(
             v_table,
             *units[6:9],
             out if mask is None else mask,
-            *turns,
+            *angles,
             out,
             *units[9:11],
             seq,
@@ -208,6 +223,7 @@ def attention_constants(
     masked: bool,
     stride_align: int,
     tiles: AttentionTiles,
+    dtype: torch.dtype,
     *,
     keys: int,
     causal: bool,
@@ -231,7 +247,7 @@ def attention_constants(
         "BLOCK_C": tiles.block_c,
         "BLOCK_M": tiles.block_m,
         "BLOCK_N": tiles.block_n,
-        "BLOCK_Q": next_power_of_two(tiles.tokens),
+        "BLOCK_Q": member_rows(tiles, dtype),
     }
     for letter, biased in zip("QKV", biases, strict=True):
         # Without a turn, a bias of k changes no weight.
@@ -245,7 +261,14 @@ def attention_constants(
     return constants
 
 
-def _turns(rotation: Rotation) -> list[torch.Tensor | int]:
+def turned_in_memory(proj: Projection, count: int, head_dim: int, rotation: Rotation) -> Projection:
+    """Dense heads, rebuilt and turned in memory, in fp32."""
+    rebuilt = rebuild_heads(proj, count, head_dim).transpose(1, 2).flatten(2)
+    cos, sin = (part[:, -rebuilt.shape[1] :].float() for part in rotation)
+    return Projection(naive_rotary(rebuilt.float(), cos, sin).to(rebuilt.dtype), None, None, None, None)
+
+
+def _angles(rotation: Rotation) -> list[torch.Tensor | int]:
     """Cosines and sines, each with its batch and row strides."""
     return [
         part for turn in rotation for part in (turn, turn.stride(0) if len(turn) > 1 else 0, turn.stride(1))

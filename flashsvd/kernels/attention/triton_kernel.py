@@ -362,9 +362,29 @@ def attention_kernel(
                 k += k_bias_first
                 k_second += k_bias_second
             if TURNED:
-                whole = EVEN_N or ((CAUSAL or HAS_WINDOW) and part_of == 1)
-                c = load_tile(cos, cos_stride_s, 0, keys - n0, COLS, BLOCK_N, BLOCK_C, whole, COLS == BLOCK_C)
-                d = load_tile(sin, sin_stride_s, 0, keys - n0, COLS, BLOCK_N, BLOCK_C, whole, COLS == BLOCK_C)
+                # [BN, BC] each
+                c = load_tile(
+                    cos,
+                    cos_stride_s,
+                    0,
+                    keys - n0,
+                    COLS,
+                    BLOCK_N,
+                    BLOCK_C,
+                    EVEN_N or ((CAUSAL or HAS_WINDOW) and part_of == 1),
+                    COLS == BLOCK_C,
+                )
+                d = load_tile(
+                    sin,
+                    sin_stride_s,
+                    0,
+                    keys - n0,
+                    COLS,
+                    BLOCK_N,
+                    BLOCK_C,
+                    EVEN_N or ((CAUSAL or HAS_WINDOW) and part_of == 1),
+                    COLS == BLOCK_C,
+                )
                 k, k_second = turned(k, k_second, c, d)
                 k_second = k_second.to(dtype)
             k = k.to(dtype)
@@ -402,16 +422,16 @@ def attention_kernel(
                     allowed = tl.load(key_mask + n, mask=allowed, other=0) != 0
                 scores = tl.where(allowed[None, :], scores, float("-inf"))
             if (CAUSAL or HAS_WINDOW) and part_of != 1:
-                # [BM, BN]
-                back = (place - n0 + tl.arange(0, BLOCK_M) // MEMBERS)[:, None] - tl.arange(0, BLOCK_N)[
-                    None, :
-                ]
+                # [BM], [BN]
+                row = place + tl.arange(0, BLOCK_M) // MEMBERS
+                key = n0 + tl.arange(0, BLOCK_N)
                 if CAUSAL:
-                    scores = tl.where(back >= 0, scores, float("-inf"))
+                    scores = tl.where(row[:, None] >= key[None, :], scores, float("-inf"))
                     if HAS_WINDOW:
-                        scores = tl.where(back <= window, scores, float("-inf"))
+                        scores = tl.where((row - window)[:, None] <= key[None, :], scores, float("-inf"))
                 else:
-                    scores = tl.where(tl.abs(back) <= window, scores, float("-inf"))
+                    near = tl.abs(row[:, None] - key[None, :]) <= window
+                    scores = tl.where(near, scores, float("-inf"))
             # [BM]; scaled after the maximum, so that scaling and subtracting are one instruction.
             new_pivot = tl.maximum(pivot, tl.max(scores, 1) * scale_log2)
             shrink = tl.exp2(pivot - new_pivot)
