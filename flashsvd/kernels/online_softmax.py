@@ -85,10 +85,7 @@ def attend_in_tiles(
                     # [BB, BN, hv]
                     v_tile = read_v(kv_head, b, n, buffers.view("v", count, n.stop - n.start, value_width))
                     allowed = None if key_mask is None else key_mask[b, None, n]
-                    seen = _seen(places, n, causal, window, group, out.device)
-                    if seen is not None:
-                        allowed = seen if allowed is None else allowed & seen
-                    softmax.add(k_tile, v_tile, allowed)
+                    softmax.add(k_tile, v_tile, allowed, _offset_by_place(places, n, causal, window, k_tile))
                 # [BB, G*BM, hv]
                 result = softmax.finish()
                 for g in range(group):
@@ -107,20 +104,20 @@ def _hidden(places: tuple[int, int], n: slice, causal: bool, window: int | None)
     )
 
 
-def _seen(
-    places: tuple[int, int], n: slice, causal: bool, window: int | None, group: int, device: torch.device
+def _offset_by_place(
+    places: tuple[int, int], n: slice, causal: bool, window: int | None, like: torch.Tensor
 ) -> torch.Tensor | None:
-    """bool [1, G*BM, BN]: which keys of a tile each query row sees by their places; None where it sees all."""
+    """[BM, BN]: 0 where a query sees a key of a tile by their places, -inf elsewhere; None where it sees all."""
     first, last = places
     ahead = 0 if causal else window
-    if (ahead is None or n.stop - 1 <= first + ahead) and (window is None or n.start >= last - window):
-        return None
-    # [BM, BN]
-    back = torch.arange(first, last + 1, device=device)[:, None] - torch.arange(n.start, n.stop, device=device)
-    seen = torch.ones_like(back, dtype=torch.bool) if ahead is None else back >= -ahead
-    if window is not None:
-        seen &= back <= window
-    return seen.repeat(group, 1)[None]
+    shape = (last + 1 - first, n.stop - n.start)
+    offset = None
+    if ahead is not None and n.stop - 1 > first + ahead:
+        offset = like.new_full(shape, float("-inf")).triu_(first + ahead - n.start + 1)
+    if window is not None and n.start < last - window:
+        before = like.new_full(shape, float("-inf")).tril_(first - window - n.start - 1)
+        offset = before if offset is None else offset.add_(before)
+    return offset
 
 
 class _Buffers:
@@ -149,26 +146,36 @@ class _OnlineSoftmax:
         self.pivot = buffers.view("pivot", batch, rows, 1)
         self.empty = True
 
-    def add(self, k: torch.Tensor, v: torch.Tensor, allowed: torch.Tensor | None) -> None:
-        """Fold in keys [BB, BN, hs] and values [BB, BN, hv]; `allowed` [BB or 1, R or 1, BN] may be attended to."""
+    def add(
+        self,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        allowed: torch.Tensor | None,
+        offset: torch.Tensor | None,
+    ) -> None:
+        """Fold in keys [BB, BN, hs] and values [BB, BN, hv]. allowed [BB, 1, BN]: which keys may be attended to. offset
+        [BM, BN]: added to the scores of every head's rows."""
         batch, rows, _ = self.q.shape
         # [BB, R, BN]
         scores = self.buffers.view("scores", batch, rows, k.shape[1])
         torch.baddbmm(scores, self.q, k.mT, beta=0, alpha=self.scale, out=scores)
         if allowed is not None:
             scores.masked_fill_(~allowed, float("-inf"))
+        if offset is not None:
+            scores.unflatten(1, (-1, len(offset))).add_(offset)
+        masked = allowed is not None or offset is not None
         # [BB, R, 1]
         pivot = torch.amax(scores, -1, keepdim=True, out=self.buffers.view("tile_pivot", batch, rows, 1))
         if self.empty:
             # Finite even when no key of the tile is allowed: -inf would give exp(-inf + inf) = NaN.
             torch.clamp(pivot, min=torch.finfo(pivot.dtype).min / 2, out=self.pivot)
-            weights = scores.sub_(self.pivot).exp_()
+            weights = _exp(scores.sub_(self.pivot), masked)
             torch.sum(weights, -1, keepdim=True, out=self.total)
             torch.bmm(weights, v, out=self.acc)
             self.empty = False
             return
         torch.maximum(pivot, self.pivot, out=pivot)
-        weights = scores.sub_(pivot).exp_()
+        weights = _exp(scores.sub_(pivot), masked)
         shrink = self.pivot.sub_(pivot).exp_()
         self.total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
         self.acc.mul_(shrink).baddbmm_(weights, v)
@@ -176,4 +183,14 @@ class _OnlineSoftmax:
 
     def finish(self) -> torch.Tensor:
         """The weighted mean [BB, R, hv]; 0 for a row that saw no allowed key."""
-        return self.acc.div_(self.total.clamp_min_(torch.finfo(self.total.dtype).tiny))
+        # Its largest weight is 1 for any other row.
+        self.acc.masked_fill_(self.total < 0.5, 0.0)
+        return self.acc.div_(self.total.clamp_min_(0.5))
+
+
+def _exp(scores: torch.Tensor, masked: bool) -> torch.Tensor:
+    """exp in place, of what is at most 0; what is `masked` as -inf comes out below 1e-34.
+
+    Results that are no normal number cost a CPU 25 to 270 times as much: 1.0 to 10.9 ms for 512 by 256, not 0.04.
+    """
+    return (scores.clamp_(min=-80.0) if masked else scores).exp_()

@@ -78,10 +78,12 @@ def attention_stream_tiles(
     *,
     keys: int | None = None,
     rotary: bool = False,
+    by_place: bool = False,
 ) -> AttentionStreamTiles:
     """Tiles of the torch attention loop for `group` query heads per kv head; max_rank 0 means all dense.
 
-    keys: how many there are, as many as queries unless given. rotary: whether tiles of q and k are turned.
+    keys: how many there are, as many as queries unless given. rotary: whether tiles of q and k are turned. by_place:
+    whether what a query sees depends on its place.
 
     Long tiles first: with all keys in one tile nothing is rebuilt twice. Then as many sequences as the budget
     holds, so that a short sequence still gives matrix products worth a call.
@@ -95,6 +97,8 @@ def attention_stream_tiles(
         elements = queries * (2 * head_dim + 5) + 2 * keys * head_dim + queries * keys
         if cast:
             elements += max(block_m, block_n) * max(max_rank, head_dim)
+        if by_place:
+            elements += 2 * block_m * block_n
         if rotary:
             # Half a tile as it was, its cosines and its sines.
             elements += 2 * max(block_m, block_n) * head_dim

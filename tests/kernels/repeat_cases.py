@@ -39,7 +39,8 @@ def rank_space_call(
     packed = at(start, 2, rows, 72 + 8 * (width // 8), dtype=dtype, device=device)
     q, k, v = packed[..., :72].split(24, -1)
     mask = (torch.arange(rows) % 5 < 4).expand(2, rows).to(device) if rows % 2 else None
-    return lambda: rank_space_attention(q, k, v, score=LAYOUT, value=LAYOUT, key_mask=mask, backend=backend)
+    options = {"key_mask": mask, "causal": rows == 17, "backend": backend}
+    return lambda: rank_space_attention(q, k, v, score=LAYOUT, value=LAYOUT, **options)
 
 
 def ffn_call(start: int, rows: int, width: int, dtype: torch.dtype, backend: str | None, device: str) -> Call:

@@ -99,7 +99,7 @@ def test_tiles_above_the_diagonal_are_not_read(backend: str, group: int) -> None
     """Masked values of NaN would spoil a row; where no tile reads them, they cannot."""
     skip_without_interpreter(backend)
     if backend == "torch":
-        tiles = attention_stream_tiles(1, 600, group, 32, 16, torch.float32, rotary=True)
+        tiles = attention_stream_tiles(1, 600, group, 32, 16, torch.float32, rotary=True, by_place=True)
         tokens, keys = tiles.block_m, tiles.block_n
     else:
         triton = attention_tiles(600, 32, (None,) * 3, torch.float32, group=group, rotary=True)
@@ -355,7 +355,8 @@ def test_stream_workspace_is_small(dtype: torch.dtype, group: int, peak_extra_by
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("seq, keys", [(1, 1), (1, 4096), (256, 4096), (4096, 4096)])
 def test_stream_tiles_fit_their_budget(seq: int, keys: int, dtype: torch.dtype, group: int) -> None:
-    tiles = attention_stream_tiles(2, seq, group, 128, 1024, dtype, keys=keys, rotary=True)
+    tiles = attention_stream_tiles(2, seq, group, 128, 64, dtype, keys=keys, rotary=True, by_place=True)
+    assert tiles.workspace_bytes <= 1.5 * 2**20
     assert tiles.block_m <= seq and tiles.block_n <= keys
 
 

@@ -182,7 +182,9 @@ def _on_chip_flops(
         readers = kv_heads * (group // tiles.members)
     else:
         widest = max((layout.max_rank for layout in layouts if layout is not None), default=0)
-        loops = attention_stream_tiles(batch, seq, group, head_dim, widest, dtype, keys=keys, rotary=rotary)
+        loops = attention_stream_tiles(
+            batch, seq, group, head_dim, widest, dtype, keys=keys, rotary=rotary, by_place=True
+        )
         tokens, block_n, rows, readers = loops.block_m, loops.block_n, group * loops.block_m, kv_heads
     read = 0
     for first in range(0, seq, tokens):

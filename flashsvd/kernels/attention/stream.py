@@ -60,7 +60,15 @@ def stream_attention(
         key_mask,
         scale,
         attention_stream_tiles(
-            batch, seq, group, head_dim, max_rank, q.p.dtype, keys=keys, rotary=rotation is not None
+            batch,
+            seq,
+            group,
+            head_dim,
+            max_rank,
+            q.p.dtype,
+            keys=keys,
+            rotary=rotation is not None,
+            by_place=causal or window is not None,
         ),
         window,
         causal,

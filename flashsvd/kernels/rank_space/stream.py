@@ -42,7 +42,16 @@ def stream_rank_space(
         kv_group,
         key_mask,
         scale,
-        attention_stream_tiles(batch, seq, kv_group, widest, 0, q.dtype, keys=k.shape[1]),
+        attention_stream_tiles(
+            batch,
+            seq,
+            kv_group,
+            widest,
+            0,
+            q.dtype,
+            keys=k.shape[1],
+            by_place=causal or window is not None,
+        ),
         window,
         causal,
     )
