@@ -24,12 +24,13 @@ TIE = 0.05
 
 @dataclass(frozen=True)
 class Speeds:
-    """What a kind of device does: products per second, bytes per second, and the share of the former that each way
-    reaches. launch_us: of one kernel more."""
+    """What a kind of device does: FLOPs and bytes per second, and the share of the former that each way reaches: on chip,
+    on chip with turned heads, torch's flash attention, plain products. launch_us: of one kernel more."""
 
     flops: float
     bytes: float
     on_chip: float
+    on_chip_turned: float
     attention: float
     products: float
     launch_us: float
@@ -42,10 +43,12 @@ GPU = Speeds(
     # 258 GFLOP in 637 us and 206 in 693 at [4, 4096], 12 heads of 64, rank 32, bf16 (`flashsvd.kernels.tiles`).
     on_chip=0.51,
     attention=0.38,
+    # Assumed: the turn is no product, and tiles of 32 keys take the slower instructions.
+    on_chip_turned=0.3,
     products=0.8,
     launch_us=3.0,
 )
-CPU = Speeds(flops=1e11, bytes=2e10, on_chip=0.5, attention=0.5, products=0.8, launch_us=5.0)
+CPU = Speeds(1e11, 2e10, on_chip=0.5, on_chip_turned=0.5, attention=0.5, products=0.8, launch_us=5.0)
 """Of a laptop's two cores in fp32, roughly: the ways differ by what they do there, not by how well."""
 
 
@@ -102,7 +105,7 @@ def prefill_choice(
     >>> llama = (8, 2048, 0, 32, 32, 128)
     >>> prefill_choice(*llama, (shared,) * 3, torch.bfloat16, torch.device("cuda")).how
     'rebuild once'
-    >>> prefill_choice(*llama[:5], 64, (per_head,) * 3, torch.bfloat16, torch.device("cuda")).how
+    >>> prefill_choice(*llama[:5], 64, (per_head,) * 3, torch.bfloat16, torch.device("cuda"), rotary=False).how
     'rebuild on chip'
     """
     speeds = GPU if device.type == "cuda" else CPU
@@ -125,7 +128,10 @@ def prefill_choice(
         return 1e6 * busy + launches * speeds.launch_us
 
     on_chip = us(
-        _on_chip_flops(*sizes, device, window, rotary), speeds.on_chip, read_bytes + out_bytes, launches=1
+        _on_chip_flops(*sizes, device, window, rotary),
+        speeds.on_chip_turned if rotary else speeds.on_chip,
+        read_bytes + out_bytes,
+        launches=1,
     )
     pairs = visible_pairs(seq, keys, window)
     once = us(
