@@ -24,8 +24,8 @@ TIE = 0.05
 
 @dataclass(frozen=True)
 class Speeds:
-    """What a kind of device does: FLOPs and bytes per second, and the share of the former that each way reaches: on chip,
-    on chip with turned heads, torch's flash attention, plain products. launch_us: of one kernel more."""
+    """What a kind of device does: FLOPs and bytes per second, and the share of FLOPs that each way reaches: on chip, on
+    chip with turned heads, torch's flash attention, plain products. launch_us: of one kernel more."""
 
     flops: float
     bytes: float
