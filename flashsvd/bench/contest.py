@@ -26,7 +26,8 @@ class Prepared:
 
     call: one run, on the same input each time. checked: the part of its result that is judged. peak: bytes alive at
     most during a call beyond what was there before, or None where the device cannot tell. before: puts it back to
-    where every call starts from, outside its time. more: other fields of its row, asked once it has been timed.
+    where every call starts from, outside its time. more: other fields of its row, asked once it has been timed. work:
+    what is counted for it, where only having made it tells.
     """
 
     call: Callable[[], object]
@@ -35,6 +36,7 @@ class Prepared:
     weight_bytes: int
     before: Callable[[], object] | None = None
     more: Callable[[], Mapping[str, Any]] = dict
+    work: Work | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def run_contest(
             peak_bytes=ready[name].peak(),
             weight_bytes=ready[name].weight_bytes,
             gate=gates[name],
-            **{**rates(contestants[name].work, latency, terms.dtype, terms.ceilings), **ready[name].more()},
+            **rates(ready[name].work or contestants[name].work, latency, terms.dtype, terms.ceilings),
+            **ready[name].more(),
         )
     return with_ratios(tuple(rows.values()), terms.baselines)
 

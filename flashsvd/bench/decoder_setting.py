@@ -5,21 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from flashsvd.bench.decode_reference import DecodeJudge, Standard, judged_rows, kind_of, standard_of
 from flashsvd.bench.model_counts import kv_bytes
+from flashsvd.decoding.runtime import Runtime
 from flashsvd.devices import available_bytes
 from flashsvd.engines.build import build, weight_bytes
 from flashsvd.errors import OutOfMemoryError
 from flashsvd.factors import Factors
 from flashsvd.models.load import LoadedModel
 from flashsvd.ranks import RankPlan
-
-if TYPE_CHECKING:
-    from flashsvd.decoding.runtime import Runtime
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +60,6 @@ class Setting:
 
     def runtime(self, model: Any, *, graph: bool) -> Runtime:
         """Our runtime of an engine's model."""
-        from flashsvd.decoding.runtime import Runtime
-
         shape, batch = self.plan.shape, len(self.ids)
         return Runtime(self.loaded, model, shape, batch=batch, context=self.capacity, graph=graph)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from flashsvd.bench.peaks import NoModel, peak_bytes
+from flashsvd.decoding.runtime import Runtime
 from flashsvd.measure.memory import allocator_peak_bytes
-
-if TYPE_CHECKING:
-    from flashsvd.decoding.runtime import Runtime
 
 _CAPTURES = 4
 """Steps after which a compiled one is sure to be a replay: compiled, run once by hand, captured, replayed."""

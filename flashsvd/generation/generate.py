@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from flashsvd.decoding.runtime import Runtime
 from flashsvd.generation.prompts import encode, padded, room_for
 from flashsvd.generation.request import GenerateRequest
 from flashsvd.generation.subject import open_subject
@@ -72,9 +73,6 @@ def generate(
         ModelError, CheckpointError, PlanError, DeviceError: see where each is made.
         OutOfMemoryError: the cache does not fit; it says how many tokens would.
     """
-    from flashsvd.decoding.runtime import Runtime
-    from flashsvd.decoding.sampling import Sampling
-
     request.check()
     report = progress or _silent
     report("Loading the model", 0.0)
@@ -92,12 +90,11 @@ def generate(
     started = time.perf_counter()
     shape = loaded.shape if plan is None else plan.shape
     runtime = Runtime(loaded, model, shape, batch=len(prompts), context=context)
-    sampling = Sampling(
-        temperature=request.temperature, top_k=request.top_k, top_p=request.top_p, seed=request.seed
-    )
     interrupted = False
     try:
-        runtime.generate(ids, mask, max_new_tokens=new_tokens, sampling=sampling, on_token=writer.take)
+        runtime.generate(
+            ids, mask, max_new_tokens=new_tokens, sampling=request.sampling, on_token=writer.take
+        )
     except AllEnded:
         pass
     except KeyboardInterrupt:

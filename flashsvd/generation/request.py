@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from flashsvd.bench.ops import check_seed, check_sizes
 from flashsvd.bench.random_factors import RANDOM
+from flashsvd.decoding.sampling import Sampling
 from flashsvd.engines.build import check_engine
 from flashsvd.engines.parts import CACHES, CacheKind
 from flashsvd.errors import InputError
@@ -47,6 +48,11 @@ class GenerateRequest:
     device: str = "auto"
     calibration: Calibration = OWN_TEXT
 
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are picked. Raises InputError for numbers out of range."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.seed)
+
     def check(self) -> None:
         """Raises InputError for what no model could write."""
         check_engine(self.engine)
@@ -62,15 +68,11 @@ class GenerateRequest:
         for place, text in enumerate(self.prompts, 1):
             if not text:
                 raise InputError(f"prompt {place} is empty: give the text to go on from")
-        numbers = {"prompt-tokens": min(self.prompt_tokens, default=1), "top-k": self.top_k}
-        for name, value in (numbers | {"max-new-tokens": self.max_new_tokens}).items():
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.temperature < math.inf:
-            raise InputError(f"temperature must be a number from 0, got {self.temperature}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise InputError(f"top-p must be above 0 and at most 1, got {self.top_p}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
+        check_sizes(
+            prompt_tokens=min(self.prompt_tokens, default=1),
+            max_new_tokens=1 if self.max_new_tokens is None else self.max_new_tokens,
+        )
+        check_seed(self.seed)
+        _ = self.sampling
         if "" in self.stop:
             raise InputError("a stop text must not be empty: leave it out")

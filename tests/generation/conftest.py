@@ -1,19 +1,14 @@
-"""A language model that reads and writes bytes, small enough to write in a moment, and a runtime to write with."""
+"""A language model that reads and writes bytes, small enough to write in a moment."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 import transformers
 
 from flashsvd.demo.tokenizer import train_causal_tokenizer
-from flashsvd.engines.build import weight_bytes
 
 
 @pytest.fixture(scope="session")
@@ -41,40 +36,3 @@ def speaker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-class FakeRuntime:
-    """Reads everything again for every token."""
-
-    plan = "read as it is"
-
-    def __init__(self, loaded: Any, model: Any, shape: Any, *, batch: int, context: int) -> None:
-        self._model = model
-        self.context = context
-        self.weight_bytes = weight_bytes(model)
-        self.kv_bytes = batch * context
-
-    @torch.no_grad()
-    def generate(
-        self, ids: torch.Tensor, mask: Any, *, max_new_tokens: int, sampling: Any, on_token: Any
-    ) -> None:
-        mask = torch.ones_like(ids) if mask is None else mask.long()
-        for _ in range(max_new_tokens):
-            positions = (mask.cumsum(-1) - 1).clamp_min(0)
-            logits = self._model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, -1]
-            tokens = logits.argmax(-1)
-            on_token(tokens)
-            ids = torch.cat([ids, tokens[:, None]], 1)
-            mask = torch.cat([mask, torch.ones_like(tokens)[:, None]], 1)
-            assert ids.shape[1] <= self.context
-
-
-@pytest.fixture(autouse=True)
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    modules = {"runtime": {"Runtime": FakeRuntime}, "sampling": {"Sampling": SimpleNamespace}}
-    for name, content in modules.items():
-        module = ModuleType(name)
-        vars(module).update(content)
-        monkeypatch.setitem(sys.modules, f"flashsvd.decoding.{name}", module)
-    monkeypatch.setitem(sys.modules, "flashsvd.decoding", ModuleType("decoding"))
-    return lambda: None
