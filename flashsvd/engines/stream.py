@@ -123,7 +123,7 @@ def _attach(
     """Gives every block its two sublayers, made of the parameters as they are now."""
     activation = family.activation(model.config)
     for index, block in enumerate(family.layers(model.base_model)):
-        linears = functools.partial(_linears, model.base_model, family, shape, index)
+        linears = functools.partial(layer_linears, model.base_model, family, shape, index)
         norms = {
             name: norm_of(model.base_model.get_submodule(family.norm(index, name)))
             for name in ("attention", "feed_forward")
@@ -143,7 +143,7 @@ def _attach(
         )
 
 
-def _linears(base_model: nn.Module, family: Family, shape: ModelShape, layer: int) -> dict[str, nn.Module]:
+def layer_linears(base_model: nn.Module, family: Family, shape: ModelShape, layer: int) -> dict[str, nn.Module]:
     """The linears of a layer by slot, dense weights in rows. Layers that share a right factor are given that of the
     first of them, which may lie in packed memory by now."""
     found = {}

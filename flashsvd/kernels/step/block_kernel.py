@@ -1,0 +1,173 @@
+"""W·xᵀ for 2 to 64 rows of x, in Triton: on the matrix units, W read once.
+
+A program takes BN rows of W and a share of its columns; of the programs that share rows, the one that is done last adds
+their sums in order, so that the result does not depend on which it was.
+"""
+
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from flashsvd.kernels.ffn.triton_parts import activate
+from flashsvd.kernels.step.chain import fetch_ahead, last_of, wait
+
+
+@triton.jit
+def _products(
+    x, w, m, n, batch, rows, x_stride, stride, first, last,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[BN, BM] fp32: rows n of w times rows m of x, over columns first to last."""
+    acc = tl.zeros([BN, BM], tl.float32)
+    # Rows past the end are read again instead of masked: what comes of them is not stored.
+    w_at = w + tl.minimum(n, rows - 1).to(tl.int64)[:, None] * stride
+    x_at = x + tl.minimum(m, batch - 1)[None, :] * x_stride
+    for start in range(first, last, BK):
+        k = start + tl.arange(0, BK)
+        inside = k < last
+        # [BN, BK], [BK, BM]
+        tile = tl.load(w_at + k[None, :], mask=inside[None, :], other=0.0)
+        part = tl.load(x_at + k[:, None], mask=inside[:, None], other=0.0)
+        acc = tl.dot(tile, part, acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
+def _sum_of(base, step, place, SPLITS: tl.constexpr):
+    """What the programs of one block left, added in order."""
+    y = tl.load(base + place, cache_modifier=".cg")
+    for split in tl.static_range(1, SPLITS):
+        y += tl.load(base + split * step + place, cache_modifier=".cg")
+    return y
+
+
+@triton.jit
+def block_kernel(
+    x,
+    w,
+    bias,
+    x_up,
+    w_up,
+    bias_up,
+    squares,
+    residual,
+    gamma,
+    out,
+    scaled,
+    out_squares,
+    ahead,
+    sums,
+    arrived,
+    batch,
+    rows,
+    width8,
+    stride8,
+    x_stride8,
+    width_up8,
+    stride_up8,
+    x_up_stride8,
+    out_stride,
+    norm_width,
+    parts,
+    lines,
+    eps,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr,
+    NORMED: tl.constexpr,
+    NORMED_UP: tl.constexpr,
+    ADDED: tl.constexpr,
+    SCALED: tl.constexpr,
+    EXACT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    BP: tl.constexpr,
+    SPLITS: tl.constexpr,
+    CHAINED: tl.constexpr,
+    FETCHED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Programs (BN rows of w, share of the columns): `flashsvd.kernels.step.instructions.Rows` for several sequences.
+
+    sums: fp32 [blocks, SPLITS, 2 if GATED else 1, BN, BM]; arrived: int32 [blocks], zero before and after.
+    """
+    width, stride = width8 * 8, stride8 * 8
+    block, split = tl.program_id(0), tl.program_id(1)
+    n = block * BN + tl.arange(0, BN)
+    m = tl.arange(0, BM)
+    share = tl.cdiv(tl.cdiv(width, SPLITS), BK) * BK
+    first = split * share
+    wait(CHAINED)
+    y = _products(
+        x,
+        w,
+        m,
+        n,
+        batch,
+        rows,
+        x_stride8 * 8,
+        stride,
+        first,
+        tl.minimum(first + share, width),
+        BM,
+        BN,
+        BK,
+        PRECISION,
+    )
+    if GATED:
+        width_up = width_up8 * 8
+        share = tl.cdiv(tl.cdiv(width_up, SPLITS), BK) * BK
+        first = split * share
+        up = _products(
+            x_up, w_up, m, n, batch, rows, x_up_stride8 * 8, stride_up8 * 8, first,
+            tl.minimum(first + share, width_up), BM, BN, BK, PRECISION,
+        )  # fmt: skip
+    fetch_ahead(ahead, lines, 128, FETCHED)
+    last = True
+    if SPLITS > 1:
+        KINDS: tl.constexpr = 2 if GATED else 1
+        # [BN, BM]
+        place = tl.arange(0, BN)[:, None] * BM + m[None, :]
+        mine = sums + (block * SPLITS + split) * (KINDS * BN * BM)
+        tl.store(mine + place, y)
+        if GATED:
+            tl.store(mine + BN * BM + place, up)
+        last = last_of(arrived + block, SPLITS)
+    if last:
+        if SPLITS > 1:
+            base = sums + block * (SPLITS * KINDS * BN * BM)
+            y = _sum_of(base, KINDS * BN * BM, place, SPLITS)
+            if GATED:
+                up = _sum_of(base + BN * BM, KINDS * BN * BM, place, SPLITS)
+        in_n, in_m = n < rows, m < batch
+        inside = in_n[:, None] & in_m[None, :]
+        at = m[None, :] * out_stride + n[:, None]
+        if NORMED or NORMED_UP:
+            part = tl.arange(0, BP)
+            there = in_m[:, None] & (part < parts)[None, :]
+            total = tl.sum(tl.load(squares + m[:, None] * parts + part[None, :], mask=there, other=0.0), 1)
+            rstd = tl.div_rn(1.0, tl.sqrt_rn(total / norm_width + eps))
+        if NORMED:
+            y = y * rstd[None, :]
+        if HAS_BIAS:
+            y += tl.load(bias + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
+        if ACTIVATION != "none":
+            y = activate(y, ACTIVATION, EXACT, False)
+        if GATED:
+            if NORMED_UP:
+                up = up * rstd[None, :]
+            if HAS_BIAS:
+                up += tl.load(bias_up + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
+            y = y * up
+        if ADDED:
+            y += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+        if SCALED:
+            y = y.to(out.dtype.element_ty).to(tl.float32)
+            shift = tl.load(gamma + n, mask=in_n, other=0.0).to(tl.float32)
+            tl.store(scaled + at, (y * shift[:, None]).to(scaled.dtype.element_ty), mask=inside)
+            own = tl.sum(tl.where(inside, y * y, 0.0), 0)
+            tl.store(out_squares + m * tl.num_programs(0) + block, own, mask=in_m)
+        tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)

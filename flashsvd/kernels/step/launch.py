@@ -1,0 +1,353 @@
+"""Every instruction of a program as a kernel with all that it is given, ready to be started in turn."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from flashsvd.kernels.backend import gpu_of
+from flashsvd.kernels.starter import Launch
+from flashsvd.kernels.step.ahead import LINE_BYTES, stretches
+from flashsvd.kernels.step.attend_kernel import attend_kernel
+from flashsvd.kernels.step.block_kernel import block_kernel
+from flashsvd.kernels.step.head_kernel import head_kernel
+from flashsvd.kernels.step.instructions import (
+    Attend,
+    Embed,
+    Heads,
+    Instruction,
+    Norm,
+    Program,
+    Rows,
+    Scaled,
+    Squares,
+)
+from flashsvd.kernels.step.row_kernel import row_kernel
+from flashsvd.kernels.step.state_kernels import embed_kernel, layer_norm_kernel
+from flashsvd.kernels.step.tiles import RowTiles, attend_tiles, head_tiles, row_tiles, shares_of
+from flashsvd.kernels.tiles import next_power_of_two
+
+MULTIPROCESSORS = 132
+"""Of the H200, where kernels are interpreted."""
+EMBED_COLUMNS = 1024
+"""Columns to a program of the embedding."""
+
+Start = Callable[[], None]
+
+
+class Chain:
+    """A program, ready to run: calling it starts a kernel for every instruction, each of which begins while the one
+    before it ends.
+
+    Instructions run one after another, so all of them leave what their programs owe one another in the same memory:
+    `sums`, and `arrived`, counters that are zero before and after.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.device = program.tokens.device
+        self.on_gpu = self.device.type == "cuda"
+        self.multiprocessors = gpu_of(self.device).multiprocessors if self.on_gpu else MULTIPROCESSORS
+        self.shares = next((s.heads.shape[0] for s in program.instructions if isinstance(s, Attend)), 1)
+        self._parts: dict[int, int] = {}
+        self._kept: list[torch.Tensor] = []
+        sizes = [_scratch(step, self) for step in program.instructions]
+        sums, counters = (max(column, default=1) for column in zip(*sizes, strict=True))
+        self.sums = torch.empty(sums, dtype=torch.float32, device=self.device)
+        self.arrived = torch.zeros(counters, dtype=torch.int32, device=self.device)
+        ahead = stretches(program.instructions) if self.on_gpu else [None] * len(program.instructions)
+        pairs = zip(program.instructions, ahead, strict=True)
+        self._starts = [_prepared(step, self, fetched) for step, fetched in pairs]
+
+    def __call__(self) -> None:
+        """One step."""
+        for start in self._starts:
+            start()
+
+    @property
+    def launches(self) -> int:
+        """Kernels of a step."""
+        return len(self._starts)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Of what programs leave to one another."""
+        return sum(tensor.nbytes for tensor in (self.sums, self.arrived, *self._kept))
+
+    def tiles(self, step: Rows) -> RowTiles:
+        """Tiles of a product."""
+        rows, width = step.product.weight.shape
+        dtype = step.product.weight.dtype
+        return row_tiles(self.program.batch, rows, width, dtype, self.multiprocessors)
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Holds on to a tensor that a kernel is given."""
+        self._kept.append(tensor)
+        return tensor
+
+    def writes(self, squares: Squares, parts: int) -> torch.Tensor:
+        """Notes in how many parts an instruction leaves its squares, for the next that reads them."""
+        assert parts <= squares.parts.shape[1]
+        self._parts[squares.parts.data_ptr()] = parts
+        return squares.parts
+
+    def reads(self, squares: Squares) -> int:
+        """In how many parts the squares were left."""
+        return self._parts[squares.parts.data_ptr()]
+
+    def launch(
+        self,
+        kernel: Any,
+        grid: tuple[int, ...],
+        tensors: dict[str, torch.Tensor],
+        ahead: torch.Tensor | None,
+        *,
+        num_warps: int,
+        num_stages: int = 1,
+        **fixed: Any,
+    ) -> Start:
+        """A kernel of the chain with its tensors."""
+        if "FETCHED" in kernel.arg_names:
+            # Any tensor stands in for what the kernel then never reads.
+            tensors["ahead"] = next(iter(tensors.values())) if ahead is None else ahead
+            fixed["lines"] = 0 if ahead is None else ahead.nbytes // LINE_BYTES
+            fixed["FETCHED"] = ahead is not None
+        fixed["CHAINED"] = self.on_gpu
+        options = {"num_warps": num_warps, "num_stages": num_stages} | (
+            {"launch_pdl": True} if self.on_gpu else {}
+        )
+        start = Launch(kernel, grid, tuple(tensors), fixed, self.device, **options)
+        return functools.partial(start, *tensors.values())
+
+
+def _left(to: Scaled | None, parts: int, chain: Chain, stand_in: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a kernel is given to leave a hidden state for the next RMS norm in `parts` parts."""
+    if to is None:
+        return {"gamma": stand_in, "scaled": stand_in, "out_squares": chain.sums}
+    return {"gamma": to.weight, "scaled": to.scaled, "out_squares": chain.writes(to.squares, parts)}
+
+
+def _precision(dtype: torch.dtype) -> str:
+    return "ieee" if dtype == torch.float32 else "tf32"
+
+
+@functools.singledispatch
+def _scratch(step: Instruction, chain: Chain) -> tuple[int, int]:
+    """Numbers and counters that an instruction's programs need between them."""
+    return 1, 1
+
+
+@_scratch.register
+def _(step: Rows, chain: Chain) -> tuple[int, int]:
+    tiles = chain.tiles(step)
+    blocks = math.ceil(step.product.weight.shape[0] / tiles.block_n)
+    kinds = 1 if step.up is None else 2
+    return blocks * tiles.splits * kinds * tiles.block_n * _rows_of_x(chain.program.batch), blocks
+
+
+@_scratch.register
+def _(step: Attend, chain: Chain) -> tuple[int, int]:
+    pairs = step.k_cache.shape[0] * step.k_cache.shape[1]
+    group = chain.program.heads // step.k_cache.shape[1]
+    # More shares than there will be.
+    return pairs * 16 * group * (step.v_cache.shape[-1] + 2), pairs
+
+
+def _rows_of_x(batch: int) -> int:
+    return 1 if batch == 1 else next_power_of_two(batch)
+
+
+@functools.singledispatch
+def _prepared(step: Instruction, chain: Chain, ahead: torch.Tensor | None) -> Start:
+    raise TypeError(f"no such instruction: {step!r}")
+
+
+@_prepared.register
+def _(step: Embed, chain: Chain, ahead: torch.Tensor | None) -> Start:
+    program, width = chain.program, step.out.shape[1]
+    parts = math.ceil(width / EMBED_COLUMNS)
+    positions = step.table if step.positions is None else step.positions
+    left = _left(step.next, parts, chain, step.out)
+    return chain.launch(
+        embed_kernel,
+        (program.batch, parts),
+        {
+            "tokens": program.tokens,
+            "table": step.table,
+            "positions": positions,
+            "place": program.place,
+            "first": program.first,
+            "out": step.out,
+            **left,
+        },
+        None,
+        num_warps=4,
+        offset=step.offset,
+        width=width,
+        LEARNED=step.positions is not None,
+        SCALED=step.next is not None,
+        BLOCK=EMBED_COLUMNS,
+    )
+
+
+@_prepared.register
+def _(step: Norm, chain: Chain, ahead: torch.Tensor | None) -> Start:
+    width = step.x.shape[1]
+    return chain.launch(
+        layer_norm_kernel,
+        (chain.program.batch,),
+        {"x": step.x, "weight": step.weight, "bias": step.bias, "out": step.out},
+        None,
+        num_warps=8,
+        width=width,
+        eps=chain.program.eps,
+        BLOCK=next_power_of_two(width),
+    )
+
+
+@_prepared.register
+def _(step: Rows, chain: Chain, ahead: torch.Tensor | None) -> Start:
+    program, product = chain.program, step.product
+    weight, up = product.weight, step.up or product
+    tiles, dtype = chain.tiles(step), weight.dtype
+    blocks = math.ceil(weight.shape[0] / tiles.block_n)
+    squares = product.normed or up.normed
+    parts = 1 if squares is None else chain.reads(squares)
+    tensors = {
+        "x": product.x,
+        "w": weight,
+        "bias": weight if product.bias is None else product.bias,
+        "x_up": up.x,
+        "w_up": up.weight,
+        "bias_up": weight if up.bias is None else up.bias,
+        "squares": chain.sums if squares is None else squares.parts,
+        "residual": step.out if step.added is None else step.added,
+        "out": step.out,
+        **_left(step.next, blocks, chain, step.out),
+    }
+    fixed: dict[str, Any] = {
+        "rows": weight.shape[0],
+        "width8": weight.shape[1] // 8,
+        "stride8": weight.stride(0) // 8,
+        "width_up8": up.weight.shape[1] // 8,
+        "stride_up8": up.weight.stride(0) // 8,
+        "norm_width": 1 if squares is None else squares.width,
+        "parts": parts,
+        "eps": program.eps,
+        "HAS_BIAS": product.bias is not None,
+        "ACTIVATION": program.activation if step.activated else "none",
+        "GATED": step.up is not None,
+        "NORMED": product.normed is not None,
+        "NORMED_UP": up.normed is not None,
+        "ADDED": step.added is not None,
+        "SCALED": step.next is not None,
+        "EXACT": dtype == torch.float32,
+        "BN": tiles.block_n,
+        "BK": tiles.block_k,
+        "BP": next_power_of_two(parts),
+    }
+    if program.batch == 1:
+        return chain.launch(row_kernel, (blocks,), tensors, ahead, num_warps=tiles.num_warps, **fixed)
+    fixed |= {
+        "batch": program.batch,
+        "x_stride8": product.x.stride(0) // 8,
+        "x_up_stride8": up.x.stride(0) // 8,
+        "out_stride": step.out.stride(0),
+        "BM": _rows_of_x(program.batch),
+        "SPLITS": tiles.splits,
+        "PRECISION": _precision(dtype),
+    }
+    tensors |= {"sums": chain.sums, "arrived": chain.arrived}
+    grid = (blocks, tiles.splits)
+    return chain.launch(
+        block_kernel, grid, tensors, ahead, num_warps=tiles.num_warps, num_stages=tiles.num_stages, **fixed
+    )
+
+
+@_prepared.register
+def _(step: Heads, chain: Chain, ahead: torch.Tensor | None) -> Start:
+    batch, width = chain.program.batch, step.factors[0].u.shape[1]
+    tiles = head_tiles(batch, width, step.p.dtype)
+    units = [
+        [head.column + part.start, head.u[part.start :].data_ptr(), len(part), head.at, index]
+        for head in step.factors
+        for index, part in enumerate(shares_of(head.u.shape[0], chain.shares))
+    ]
+    table = chain.keep(torch.tensor(units, dtype=torch.int64, device=chain.device))
+    block = next_power_of_two(width)
+    return chain.launch(
+        head_kernel,
+        (len(units),),
+        {"p": step.p, "like": step.p, "table": table, "out": step.out},
+        ahead,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+        batch=batch,
+        p_stride8=step.p.stride(0) // 8,
+        out_stride=step.out.stride(1),
+        share_stride=step.out.stride(0),
+        H=width,
+        BH=block,
+        BM=_rows_of_x(batch),
+        BK=tiles.block_k,
+        LANES=min(tiles.block_k, max(1, tiles.num_warps * 256 // block)),
+        PRECISION=_precision(step.p.dtype),
+    )
+
+
+@_prepared.register
+def _(step: Attend, chain: Chain, ahead: torch.Tensor | None) -> Start:
+    program = chain.program
+    batch, kv_heads, capacity, d = step.k_cache.shape
+    dv, group = step.v_cache.shape[-1], program.heads // kv_heads
+    dtype, pairs = step.k_cache.dtype, batch * kv_heads
+    tiles = attend_tiles(pairs, group, max(d, dv), dtype, chain.multiprocessors)
+    cos, sin = program.turns or (chain.sums, chain.sums)
+    none = step.out
+    return chain.launch(
+        attend_kernel,
+        (pairs, tiles.splits),
+        {
+            "heads": step.heads,
+            "bias": none if step.bias is None else step.bias,
+            "q_norm": none if step.q_norm is None else step.q_norm,
+            "k_norm": none if step.k_norm is None else step.k_norm,
+            "k_cache": step.k_cache,
+            "v_cache": step.v_cache,
+            "cos": cos,
+            "sin": sin,
+            "place": program.place,
+            "first": program.first,
+            "out": step.out,
+            "parts": chain.sums,
+            "arrived": chain.arrived,
+        },
+        ahead,
+        num_warps=tiles.num_warps,
+        batch_stride=step.heads.stride(1),
+        share_stride=step.heads.stride(0),
+        k_at=step.k_at,
+        v_at=step.v_at,
+        capacity=capacity,
+        window=-1 if step.window is None else step.window,
+        scale=step.scale,
+        eps=program.eps,
+        HK=kv_heads,
+        GROUP=group,
+        D=d,
+        DV=dv,
+        BG=1 if group == 1 else max(16, next_power_of_two(group)),
+        BD=next_power_of_two(d),
+        BV=next_power_of_two(dv),
+        BT=tiles.block_t,
+        SPLITS=tiles.splits,
+        SHARES=chain.shares,
+        HAS_BIAS=step.bias is not None,
+        ROTARY=program.turns is not None,
+        HEAD_NORM=step.q_norm is not None,
+        PRECISION=_precision(dtype),
+    )

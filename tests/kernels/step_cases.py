@@ -1,0 +1,249 @@
+"""Small decoders as programs of the step kernel, with random tensors, and the same in higher precision."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+
+from flashsvd.kernels.step import (
+    Attend,
+    Embed,
+    HeadFactor,
+    Heads,
+    Norm,
+    Product,
+    Program,
+    Rows,
+    Scaled,
+    Squares,
+)
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """One decoder: two layers, the second of other ranks. `whole`: q, k and v have one rank space for all heads."""
+
+    name: str
+    batch: int = 1
+    hidden: int = 64
+    width: int = 104
+    heads: int = 2
+    kv_heads: int = 2
+    head_dim: int = 32
+    ranks: tuple[int, ...] = (24, 16)
+    whole: bool = True
+    dense_attention: bool = False
+    value_rank: int | None = None
+    gated: bool = True
+    bias: bool = False
+    head_norm: bool = False
+    rotary: bool = True
+    layer_norm: bool = False
+    window: int | None = None
+    shares: int = 2
+    place: int = 21
+    capacity: int = 40
+    padded: bool = False
+    activation: str = "silu"
+    vocabulary: int = 50
+
+
+CASES = (
+    StepCase("one sequence, all alike"),
+    StepCase("one sequence, ranks per head, biases", whole=False, bias=True, ranks=(8, 24)),
+    StepCase("dense attention projections", dense_attention=True, shares=1),
+    StepCase("groups of queries", heads=6, kv_heads=2, head_dim=16),
+    StepCase("groups, norms of heads", heads=4, kv_heads=1, head_norm=True, batch=2),
+    StepCase("values in rank space", value_rank=16, batch=3, padded=True),
+    StepCase("window, left padding", window=9, padded=True, batch=3),
+    StepCase("first token", place=0, batch=2),
+    StepCase("no gate, LayerNorm, learned positions", gated=False, layer_norm=True, rotary=False, bias=True,
+             activation="gelu_tanh"),
+    StepCase("the same for several", gated=False, layer_norm=True, rotary=False, bias=True, batch=5, padded=True,
+             activation="relu"),
+    StepCase("wide", hidden=136, width=264, ranks=(40, 72), batch=17, heads=4, kv_heads=4),
+    StepCase("one sequence, long", place=300, capacity=320, hidden=136, width=264, ranks=(72, 40)),
+)  # fmt: skip
+
+
+class _Maker:
+    def __init__(self, case: StepCase, dtype: torch.dtype, seed: int) -> None:
+        self.case, self.dtype = case, dtype
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+        drawn = torch.randn(*shape, generator=self.generator, dtype=torch.float64) * scale
+        return drawn.to(self.dtype)
+
+    def weight(self, out: int, width: int) -> torch.Tensor:
+        return self.normal(out, width, scale=width**-0.5)
+
+    def buffer(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.full(shape, float("nan"), dtype=dtype or self.dtype)
+
+    def bias(self, size: int) -> torch.Tensor | None:
+        return self.normal(size, scale=0.3) if self.case.bias else None
+
+
+def step_program(case: StepCase, dtype: torch.dtype, seed: int = 0) -> Program:
+    """A program on the CPU; what a step writes holds NaN, the caches noise up to the new token and NaN from there."""
+    make = _Maker(case, dtype, seed)
+    batch, hidden = case.batch, case.hidden
+    x, scaled = make.buffer(batch, hidden), make.buffer(batch, hidden)
+    squares = Squares(torch.full((batch, 64), float("nan")), hidden)
+
+    def following() -> Scaled | None:
+        if case.layer_norm:
+            return None
+        return Scaled(1 + make.normal(hidden, scale=0.2), scaled, squares)
+
+    positions = None if case.rotary else make.normal(case.capacity + 2, hidden)
+    steps: list[Any] = [
+        Embed(make.normal(case.vocabulary, hidden), positions, 0 if case.rotary else 2, x, following())
+    ]
+
+    def source() -> tuple[torch.Tensor, Squares | None]:
+        if not case.layer_norm:
+            return scaled, squares
+        normed = make.buffer(batch, hidden)
+        steps.append(Norm(x, 1 + make.normal(hidden, scale=0.2), make.normal(hidden, scale=0.2), normed))
+        return normed, None
+
+    def chain(source: torch.Tensor, normed: Squares | None, out: int, rank: int, **last: Any) -> None:
+        """Two factors, the second with what `last` says."""
+        p = make.buffer(batch, rank)
+        steps.append(Rows(Product(source, make.weight(rank, source.shape[1]), None, normed), p))
+        product = Product(p, make.weight(out, rank), make.bias(out))
+        target = x if "added" in last else make.buffer(batch, out)
+        steps.append(Rows(product, target, **last))
+
+    for layer in range(2):
+        rank = case.ranks[layer]
+        _attention(case, make, steps, source, rank)
+        attended = steps[-1].out
+        chain(attended, None, hidden, rank, added=x, next=following())
+        start, normed = source()
+        if case.gated:
+            both = make.buffer(batch, rank + rank + 8)
+            steps.append(Rows(Product(start, make.weight(both.shape[1], hidden), None, normed), both))
+            wide = make.buffer(batch, case.width)
+            left, right = both[:, :rank], both[:, rank:]
+            gate = Product(left, make.weight(case.width, rank), make.bias(case.width))
+            up = Product(right, make.weight(case.width, rank + 8), make.bias(case.width))
+            steps.append(Rows(gate, wide, activated=True, up=up))
+        else:
+            chain(start, normed, case.width, rank, activated=True)
+            wide = steps[-1].out
+        chain(wide, None, hidden, rank + 8, added=x, next=following())
+    start, normed = source()
+    head = make.weight(case.vocabulary, hidden)
+    steps.append(
+        Rows(Product(start, head, None), make.buffer(batch, case.vocabulary, dtype=torch.float32), normed)
+    )
+    turns = None
+    if case.rotary:
+        angles = make.normal(case.capacity, case.head_dim // 2).float().repeat(1, 2)
+        turns = angles.cos(), angles.sin()
+    first = torch.zeros(batch, dtype=torch.int32)
+    if case.padded:
+        first = (torch.arange(batch) * 5 % (case.place + 1)).to(torch.int32)
+    return Program(
+        tuple(steps),
+        torch.randint(case.vocabulary, (batch,), generator=make.generator),
+        torch.tensor(case.place, dtype=torch.int32),
+        first,
+        turns,
+        case.heads,
+        1e-5,
+        case.activation,
+    )
+
+
+def _attention(case: StepCase, make: _Maker, steps: list[Any], source: Any, rank: int) -> None:
+    batch, h = case.batch, case.head_dim
+    value = case.value_rank or h
+    columns = (case.heads + case.kv_heads) * h + case.kv_heads * value
+    out = torch.zeros(case.shares, batch, columns)
+    start, normed = source()
+    if case.dense_attention:
+        steps.append(Rows(Product(start, make.weight(columns, case.hidden), None, normed), out[0]))
+    else:
+        counts = (case.heads, case.kv_heads, case.kv_heads)
+        spans = [rank if case.whole else rank * count for count in counts]
+        if case.value_rank:
+            spans[2] = case.kv_heads * value
+        p = make.buffer(batch, sum(spans))
+        steps.append(Rows(Product(start, make.weight(sum(spans), case.hidden), None, normed), p))
+        factors, at = [], 0
+        for kind, count in enumerate(counts):
+            if kind == 2 and case.value_rank:
+                break
+            column = sum(spans[:kind])
+            for head in range(count):
+                place = column if case.whole else column + head * rank
+                factors.append(HeadFactor(place, make.weight(h, rank).T.contiguous(), at))
+                at += h
+        if case.value_rank:
+            rows = make.weight(case.kv_heads * value, case.hidden)
+            steps[-1].product.weight[spans[0] + spans[1] :] = rows
+            steps.append(Rows(Product(start, rows, None, normed), out[0][:, at:]))
+        steps.append(Heads(p, tuple(factors), out))
+    caches = []
+    for width in (h, value):
+        cache = make.normal(batch, case.kv_heads, case.capacity, width)
+        cache[:, :, case.place :] = float("nan")
+        caches.append(cache)
+    steps.append(
+        Attend(
+            out,
+            make.bias(columns),
+            1 + make.normal(h, scale=0.2) if case.head_norm else None,
+            1 + make.normal(h, scale=0.2) if case.head_norm else None,
+            *caches,
+            case.heads * h,
+            (case.heads + case.kv_heads) * h,
+            case.window,
+            h**-0.5,
+            make.buffer(batch, case.heads * value),
+        )
+    )
+
+
+def mapped(program: Program, dtype: torch.dtype | None = None, device: str = "cpu") -> Program:
+    """A copy whose tensors are elsewhere, or of another dtype where they are of the weights'; what was one memory
+    stays one."""
+    weights = next(step.product.weight for step in program.instructions if isinstance(step, Rows)).dtype
+    stores: dict[int, torch.Tensor] = {}
+
+    def tensor(old: torch.Tensor) -> torch.Tensor:
+        key = old.untyped_storage().data_ptr()
+        if key not in stores:
+            flat = torch.empty(0, dtype=old.dtype).set_(old.untyped_storage())
+            wide = dtype if dtype is not None and (old.dtype in (weights, torch.float32)) else old.dtype
+            stores[key] = flat.to(device, wide, copy=True)
+        return stores[key].as_strided(old.shape, old.stride(), old.storage_offset())
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return tensor(value)
+        if is_dataclass(value) and not isinstance(value, type):
+            changed = copy.copy(value)
+            for field in fields(value):
+                object.__setattr__(changed, field.name, walk(getattr(value, field.name)))
+            return changed
+        return tuple(walk(item) for item in value) if isinstance(value, tuple) else value
+
+    found: Program = walk(program)
+    return found
+
+
+def results(program: Program) -> dict[str, torch.Tensor]:
+    """What a step leaves: the logits, the hidden state, and every layer's new keys and values."""
+    found = {"logits": program.instructions[-1].out, "hidden": program.instructions[0].out}
+    for index, step in enumerate(s for s in program.instructions if isinstance(s, Attend)):
+        now = int(program.place)
+        found |= {f"keys {index}": step.k_cache[:, :, now], f"values {index}": step.v_cache[:, :, now]}
+    return found
