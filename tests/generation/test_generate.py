@@ -71,6 +71,15 @@ def test_prompts_of_unequal_lengths_are_written_on_as_if_alone(
     assert shares == [pytest.approx((step + 1) / 12) for step in range(12)]
 
 
+def test_a_seed_draws_the_same_again(write: Callable[..., Generation]) -> None:
+    drawn = write(PROMPTS[0], temperature=1.0, seed=3).written[0]
+    assert len(set(drawn.tokens)) > 6 and drawn == write(PROMPTS[0], temperature=1.0, seed=3).written[0]
+    assert drawn.tokens != write(PROMPTS[0], temperature=1.0, seed=4).written[0].tokens
+    greedy = write(PROMPTS[0]).written
+    assert write(PROMPTS[0], temperature=1.0, top_k=1).written == greedy
+    assert write(PROMPTS[0], temperature=1.0, top_p=1e-6).written == greedy
+
+
 @pytest.mark.parametrize("engine", ["lowrank", "flash"])
 def test_compressed_engines_write_with_their_factors(write: Callable[..., Generation], engine: str) -> None:
     full = write(
