@@ -27,7 +27,7 @@ class LanguageRecipe:
     of a longer text does.
     """
 
-    steps: int = 9000
+    steps: int = 5400
     batch: int = 64
     lr: float = 2e-3
     weight_decay: float = 0.1

@@ -57,6 +57,10 @@ class LanguageReport:
 def render_language_card(report: LanguageReport) -> str:
     """The model card in Markdown."""
     recipe, held, training = report.recipe, report.held_out, report.training
+    perplexity = f"{held.perplexity_low:.2f} to {held.perplexity_high:.2f}"
+    bits = f"{held.bits_per_byte_low:.3f} to {held.bits_per_byte_high:.3f}"
+    head_dim = int(recipe["hidden"]) // int(recipe["heads"])
+    size = f"{report.parameters:,} parameters, {report.size_bytes / 2**20:.1f} MiB in all"
     return f"""---
 license: psf-2.0
 library_name: transformers
@@ -67,15 +71,15 @@ pipeline_tag: text-generation
 A small Llama that writes Python in the manner of the standard library. It exists to be compressed: perplexity
 rises step by step as ranks shrink, and the text that it writes falls apart.
 
-**Dense perplexity {held.perplexity:.2f}** (95 % bootstrap interval {held.perplexity_low:.2f} to
-{held.perplexity_high:.2f}), **{held.bits_per_byte:.3f} bits per byte** ({held.bits_per_byte_low:.3f} to
-{held.bits_per_byte_high:.3f}), n = {held.tokens:,} tokens ({held.bytes:,} bytes, {held.passages} passages) of
-held-out files, in windows of {recipe["context"]} tokens side by side, measured on the files in this folder after
-rounding to float16. Guessing each token as often as it occurs in training scores {report.unigram_perplexity:.0f}.
-On the calibration passages, which are from training files, perplexity is {training.perplexity:.2f}.
+**Dense perplexity {held.perplexity:.2f}** (95 % bootstrap interval {perplexity}),
+**{held.bits_per_byte:.3f} bits per byte** ({bits}), n = {held.tokens:,} tokens ({held.bytes:,} bytes,
+{held.passages} passages) of held-out files, in windows of {recipe["context"]} tokens side by side, measured on the
+files in this folder after rounding to float16. Guessing each token as often as it occurs in training scores
+{report.unigram_perplexity:.0f}. On the calibration passages, which are from training files, perplexity is
+{training.perplexity:.2f}.
 
 ```
-python -m flashsvd evaluate {report.name}
+python -m flashsvd evaluate {report.name} --seed {report.seed}
 ```
 
 ## Data
@@ -91,11 +95,10 @@ python -m flashsvd evaluate {report.name}
 - SHA-256 of the split (paths, halves, contents): `{report.split_sha256}`
 
 ## Model
-`LlamaForCausalLM`, {recipe["layers"]} layers, hidden {recipe["hidden"]}, {recipe["heads"]} heads of
-{int(recipe["hidden"]) // int(recipe["heads"])}, {recipe["kv_heads"]} key-value heads, SwiGLU of
-{recipe["intermediate"]}, context {recipe["context"]}, tied embeddings, byte-level BPE of {recipe["vocab"]},
-{report.parameters:,} parameters, {report.size_bytes / 2**20:.1f} MiB in all. Weights are stored as float16 and load
-as float32. `<s>` comes before a prompt, `</s>` ends a file.
+`LlamaForCausalLM`, {recipe["layers"]} layers, hidden {recipe["hidden"]}, {recipe["heads"]} heads of {head_dim},
+{recipe["kv_heads"]} key-value heads, SwiGLU of {recipe["intermediate"]}, context {recipe["context"]}, tied
+embeddings, byte-level BPE of {recipe["vocab"]}, {size}. Weights are stored as float16 and
+load as float32. `<s>` comes before a prompt, `</s>` ends a file.
 
 ## Training
 Next token, {recipe["steps"]} steps of {recipe["batch"]} windows ({report.epochs:.1f} epochs), AdamW with warm-up and
@@ -108,7 +111,8 @@ cosine decay from {recipe["lr"]:g}, weight decay {recipe["weight_decay"]:g}, dro
 ```
 
 ## What it writes
-{report.sample_settings}; the first lines are the prompt.
+{report.sample_settings}. The first two lines are the prompt, one of a few that were tried. Without
+sampling it soon repeats itself.
 
 ```python
 {report.prompt}{report.sample}

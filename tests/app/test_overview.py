@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app import services
 from flashsvd.results import CompareRequest, CurveRequest
 from tests.app import fakes
 from tests.app.conftest import Desk, charts, html, link
@@ -87,6 +89,20 @@ def test_a_red_gate_claims_no_speed(open_app: Open, desk: Desk) -> None:
     words = html(open_app())
     assert "Correctness check failed" in words and "fs-notice error" in words
     assert "faster" not in words and "no speed is claimed" in words
+
+
+def test_a_language_model_is_told_by_its_perplexity(open_app: Open, desk: Desk) -> None:
+    info = dataclasses.replace(fakes.INFO, name="stdlib-llama", shape=services.described("stdlib-llama"))
+    run = fakes.language(fakes.comparison(info=info), flash=4.6)
+    desk.recordings["stdlib-llama"] = fakes.FakeRecording(run, fakes.language_curve(), {})
+    at = open_app(model="stdlib-llama")
+    words = html(at)
+    assert "and perplexity rises from 4.10 to 4.60." in words
+    assert "4.60 ± 0.14" in words and "12.2 % over dense, lower is better" in words
+    assert "perplexity, lower is better, log scale, 95 % band" in words and "accuracy" not in words.lower()
+    assert '"log"' in charts(at)[1].proto.spec
+    at.switch_page("views/ranks.py").run()
+    assert "perplexity 4.60 ± 0.14" in html(at)
 
 
 def test_random_weights_have_no_accuracy(open_app: Open, desk: Desk) -> None:
