@@ -76,7 +76,7 @@ _DECODERS: Mapping[str, Column] = {
     "TFLOP/s": lambda row: _number(row.tflops),
     "bandwidth": lambda row: _share(row.bandwidth_share),
     "error": lambda row: _error(row.gate),
-    "tokens": lambda row: _share(row.agreement),
+    "greedy": lambda row: _share(row.agreement),
 }
 _COLUMNS = {"decode": {**_LAUNCHES, **_DECODERS}, "prefill": _DECODERS}
 _RATIOS: Mapping[str, Column] = {
