@@ -57,5 +57,5 @@ def pick(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | 
         past = shares.cumsum(-1) - shares >= sampling.top_p
         scores = scores.scatter(-1, places, ordered.masked_fill(past, -math.inf))
     noise = torch.rand(scores.shape, generator=generator, device=scores.device)
-    gumbel = -torch.log(-torch.log(noise.clamp_min(1e-20)).clamp_min(1e-20))
+    gumbel = -torch.log((-torch.log(noise.clamp_min(1e-20))).clamp_min(1e-20))
     return (scores + gumbel).argmax(-1)
