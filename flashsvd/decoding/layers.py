@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +32,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder as a step needs it. positions: the table of learned positions and the offset into it, or None."""
+    """A decoder as a step needs it. positions: the table of learned positions and the offset into it, or None; eps: of
+    every norm."""
 
     layers: tuple[Layer, ...]
     embedding: torch.Tensor
     positions: tuple[torch.Tensor, int] | None
     final_norm: Norm
     head: torch.Tensor
+    eps: float
     shape: ModelShape
 
 
@@ -76,14 +79,30 @@ def read_model(model: Any, family: Family, shape: ModelShape) -> Model:
         path, offset = decoder.positions
         positions = (base.get_submodule(path).weight.detach(), offset)
     layers = tuple(_layer(model, family, shape, decoder, index) for index in range(len(shape.layers)))
-    return Model(layers, embedding.detach(), positions, final_norm, head.weight.detach(), shape)
+    eps = _eps(final_norm, layers)
+    return Model(layers, embedding.detach(), positions, final_norm, head.weight.detach(), eps, shape)
 
 
 def _norm(base: nn.Module, path: str) -> Norm:
-    found = norm_of(base.get_submodule(path))
-    if found is None:
-        raise ModelError(f"{path} is no norm: no step is written for this variant")
+    owner, _, leaf = path.rpartition(".")
+    module = getattr(base.get_submodule(owner), leaf)
+    found = None if module is None else norm_of(module)
+    if found is None or not isinstance(getattr(found.module, "weight", None), torch.Tensor):
+        raise ModelError(f"{path} is no norm with a weight: no step is written for this variant")
     return found
+
+
+def _eps(final_norm: Norm, layers: Sequence[Layer]) -> float:
+    """That of all norms."""
+    norms = [final_norm]
+    for layer in layers:
+        norms += [layer.attention_norm, layer.feed_forward_norm, *(layer.head_norms or ())]
+    found = {norm.eps for norm in norms}
+    if len(found) > 1:
+        raise ModelError(
+            f"norms must have one eps, got {', '.join(map(str, sorted(found)))}: no step is written"
+        )
+    return found.pop()
 
 
 def _layer(model: Any, family: Family, shape: ModelShape, decoder: Decoder, index: int) -> Layer:

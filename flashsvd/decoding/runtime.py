@@ -79,7 +79,7 @@ class Runtime:
         self._step = decode_step(decoder, self._cache, batch, turns)
         self._run = prepare_step(self._step.program, backend)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._first: torch.Tensor | None = None
+        self._least = 1
 
     @property
     def kv_bytes(self) -> int:
@@ -118,8 +118,10 @@ class Runtime:
         self._cache.set_length(0)
         given: dict[str, Any] = {"input_ids": ids, "use_cache": True, "logits_to_keep": 1}
         first = torch.zeros(self.batch, dtype=torch.int32, device=self._device)
+        self._least = 1
         if mask is not None and not bool(mask.all()):
             first = (~mask).sum(1).to(torch.int32)
+            self._least += int(first.max())
             given["attention_mask"] = mask.long()
             if "position_ids" in inspect.signature(self._model.forward).parameters:
                 given["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
@@ -147,9 +149,12 @@ class Runtime:
         return self._step.logits
 
     def rewind(self, tokens: int) -> None:
-        """Goes back to the first `tokens` tokens; nothing is copied. Raises InputError for more than there are."""
-        if not 0 < tokens <= self.length:
-            raise InputError(f"rewind takes 1 to {self.length} tokens, got {tokens}")
+        """Goes back to the first `tokens` tokens; nothing is copied.
+
+        Raises InputError for more than there are, or so few that all of a prompt would be padding.
+        """
+        if not self._least <= tokens <= self.length:
+            raise InputError(f"rewind takes {self._least} to {self.length} tokens, got {tokens}")
         self._cache.set_length(tokens)
         self._step.place.fill_(tokens)
 
@@ -171,6 +176,7 @@ class Runtime:
         """
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        self._check_prompt(ids, mask)
         if ids.shape[1] + max_new_tokens > self.context:
             raise InputError(
                 f"{ids.shape[1]} tokens and {max_new_tokens} new ones are more than the context of {self.context}: "
@@ -229,7 +235,7 @@ class Runtime:
             raise InputError(
                 f"prompts must be [{self.batch}, tokens], at least one token, got {list(ids.shape)}"
             )
-        if ids.shape[1] >= self.context + 1:
+        if ids.shape[1] > self.context:
             raise InputError(
                 f"a prompt of {ids.shape[1]} tokens is longer than the context of {self.context}: shorten it"
             )

@@ -93,7 +93,6 @@ class _Writer:
         logits = self._fp32("logits", self._batch, len(model.head))
         source, normed = self._normed(model.final_norm)
         self._steps.append(Rows(Product(source, model.head, None, normed), logits))
-        epsilons = {norm.eps for layer in layers for norm in (layer.attention_norm, layer.feed_forward_norm)}
         program = Program(
             tuple(self._steps),
             tokens,
@@ -101,7 +100,7 @@ class _Writer:
             first,
             self._turns,
             model.shape.heads,
-            epsilons.pop(),
+            model.eps,
             layers[0].feed_forward.activation,
         )
         held = sum(buffer.nbytes for buffer in self._buffers.values())
