@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flashsvd.kernels.step.chain import fetch_ahead, last_of, wait
+from flashsvd.kernels.step.chain import last_of, wait
 
 
 @triton.jit
@@ -121,14 +121,12 @@ def attend_kernel(
     out,
     parts,
     arrived,
-    ahead,
     batch_stride,
     share_stride,
     k_at,
     v_at,
     capacity,
     window,
-    lines,
     scale,
     eps,
     HK: tl.constexpr,
@@ -145,7 +143,6 @@ def attend_kernel(
     ROTARY: tl.constexpr,
     HEAD_NORM: tl.constexpr,
     CHAINED: tl.constexpr,
-    FETCHED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Programs (sequence · HK + kv head, share of its keys): `flashsvd.kernels.step.instructions.Attend`.
@@ -203,7 +200,7 @@ def attend_kernel(
     m = tl.where(own, tl.sum(q.to(tl.float32) * k.to(tl.float32), 1) * log2, -1e30)
     norm = tl.zeros([BG], tl.float32) + tl.where(own, 1.0, 0.0)
     acc = tl.zeros([BG, BV], tl.float32) + tl.where(own, v, 0.0)
-    if GROUP == 1:
+    if BG == 1:
         m, norm, acc = _one_query(
             q, m, norm, acc, k_tile, v_tile, keys, values, lo, hi, log2, t, d, dv, D, DV, BT
         )
@@ -211,7 +208,6 @@ def attend_kernel(
         m, norm, acc = _group(
             q, m, norm, acc, k_tile, v_tile, keys, values, lo, hi, log2, t, d, dv, D, DV, BT, DTYPE, PRECISION
         )
-    fetch_ahead(ahead, lines, 128, FETCHED)
     in_g = g < GROUP
     result = out + (b * HK + head) * (GROUP * DV)
     if SPLITS == 1:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from flashsvd.kernels.ffn.triton_parts import activate
-from flashsvd.kernels.step.chain import fetch_ahead, last_of, wait
+from flashsvd.kernels.step.chain import last_of, wait
 
 
 @triton.jit
@@ -32,6 +32,26 @@ def _products(
         part = tl.load(x_at + k[:, None], mask=inside[:, None], other=0.0)
         acc = tl.dot(tile, part, acc, input_precision=PRECISION)
     return acc
+
+
+@triton.jit
+def _both_products(
+    x, w, x_up, w_up, m, n, batch, rows, x_stride, stride, x_up_stride, stride_up, first, last, first_up, last_up,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Two products of the same rows in one loop, which fills the pipeline once."""
+    acc, acc_up = tl.zeros([BN, BM], tl.float32), tl.zeros([BN, BM], tl.float32)
+    row, column = tl.minimum(n, rows - 1).to(tl.int64)[:, None], tl.minimum(m, batch - 1)[None, :]
+    for start in range(0, tl.maximum(last - first, last_up - first_up), BK):
+        k, k_up = first + start + tl.arange(0, BK), first_up + start + tl.arange(0, BK)
+        inside, inside_up = k < last, k_up < last_up
+        tile = tl.load(w + row * stride + k[None, :], mask=inside[None, :], other=0.0)
+        part = tl.load(x + column * x_stride + k[:, None], mask=inside[:, None], other=0.0)
+        acc = tl.dot(tile, part, acc, input_precision=PRECISION)
+        tile_up = tl.load(w_up + row * stride_up + k_up[None, :], mask=inside_up[None, :], other=0.0)
+        part_up = tl.load(x_up + column * x_up_stride + k_up[:, None], mask=inside_up[:, None], other=0.0)
+        acc_up = tl.dot(tile_up, part_up, acc_up, input_precision=PRECISION)
+    return acc, acc_up
 
 
 @triton.jit
@@ -57,7 +77,6 @@ def block_kernel(
     out,
     scaled,
     out_squares,
-    ahead,
     sums,
     arrived,
     batch,
@@ -71,7 +90,6 @@ def block_kernel(
     out_stride,
     norm_width,
     parts,
-    lines,
     eps,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -87,7 +105,6 @@ def block_kernel(
     BP: tl.constexpr,
     SPLITS: tl.constexpr,
     CHAINED: tl.constexpr,
-    FETCHED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Programs (BN rows of w, share of the columns): `flashsvd.kernels.step.instructions.Rows` for several sequences.
@@ -100,33 +117,21 @@ def block_kernel(
     m = tl.arange(0, BM)
     share = tl.cdiv(tl.cdiv(width, SPLITS), BK) * BK
     first = split * share
-    wait(CHAINED)
-    y = _products(
-        x,
-        w,
-        m,
-        n,
-        batch,
-        rows,
-        x_stride8 * 8,
-        stride,
-        first,
-        tl.minimum(first + share, width),
-        BM,
-        BN,
-        BK,
-        PRECISION,
-    )
+    last = tl.minimum(first + share, width)
     if GATED:
-        width_up = width_up8 * 8
-        share = tl.cdiv(tl.cdiv(width_up, SPLITS), BK) * BK
-        first = split * share
-        up = _products(
-            x_up, w_up, m, n, batch, rows, x_up_stride8 * 8, stride_up8 * 8, first,
-            tl.minimum(first + share, width_up), BM, BN, BK, PRECISION,
+        width_up, stride_up = width_up8 * 8, stride_up8 * 8
+        share_up = tl.cdiv(tl.cdiv(width_up, SPLITS), BK) * BK
+        first_up = split * share_up
+        last_up = tl.minimum(first_up + share_up, width_up)
+    wait(CHAINED)
+    if GATED:
+        y, up = _both_products(
+            x, w, x_up, w_up, m, n, batch, rows, x_stride8 * 8, stride, x_up_stride8 * 8, stride_up, first, last,
+            first_up, last_up, BM, BN, BK, PRECISION,
         )  # fmt: skip
-    fetch_ahead(ahead, lines, 128, FETCHED)
-    last = True
+    else:
+        y = _products(x, w, m, n, batch, rows, x_stride8 * 8, stride, first, last, BM, BN, BK, PRECISION)
+    done = True
     if SPLITS > 1:
         KINDS: tl.constexpr = 2 if GATED else 1
         # [BN, BM]
@@ -135,8 +140,8 @@ def block_kernel(
         tl.store(mine + place, y)
         if GATED:
             tl.store(mine + BN * BM + place, up)
-        last = last_of(arrived + block, SPLITS)
-    if last:
+        done = last_of(arrived + block, SPLITS)
+    if done:
         if SPLITS > 1:
             base = sums + block * (SPLITS * KINDS * BN * BM)
             y = _sum_of(base, KINDS * BN * BM, place, SPLITS)

@@ -1,8 +1,13 @@
-"""How one kernel of a chain begins while the one before it ends, and what it does for the one after, in Triton.
+"""How one kernel of a chain begins while the one before it ends, in Triton.
 
 Programmatic dependent launch (CUDA programming guide): a kernel launched with `launch_pdl=True` may start as soon as
 every program of the one before waits or has ended, and sees what was written before it only once it has waited itself.
 Weights depend on nothing, and are asked for before.
+
+A step of Llama-2-7B shapes at ranks 1024 and 1492, one sequence after 512 tokens, bf16, H200, took 2.61 ms that way
+and 2.94 without. Tried beside it: one kernel that stays for the whole step, its programs waiting for one another by a
+counter, took 3.08, as it has the registers of its largest part everywhere; bringing the next kernel's weights to the L2
+cache, 2 to 16 MiB of them, gained nothing (2.62 to 2.71 for 2.62).
 """
 
 # mypy: allow-untyped-defs
@@ -11,8 +16,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from triton.language.extra import cuda as tl_cuda
-
-LINE_BYTES = tl.constexpr(128)
 
 
 @triton.jit
@@ -25,26 +28,6 @@ def wait(CHAINED: tl.constexpr):
     if CHAINED:
         tl_cuda.gdc_launch_dependents()
         tl_cuda.gdc_wait()
-
-
-@triton.jit
-def fetch_ahead(ahead, lines, LANES: tl.constexpr, FETCHED: tl.constexpr):
-    """Brings this program's share of `lines` lines at `ahead` to the L2 cache: weights of a later instruction, while
-    the memory has nothing else to do."""
-    if FETCHED:
-        PER_LINE: tl.constexpr = LINE_BYTES * 8 // ahead.dtype.element_ty.primitive_bitwidth
-        each = tl.cdiv(lines, tl.num_programs(0) * tl.num_programs(1))
-        first = (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)) * each
-        for start in range(0, each, LANES):
-            line = tl.minimum(first + start + tl.arange(0, LANES), lines - 1)
-            tl.inline_asm_elementwise(
-                "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
-                "=r,l",
-                [ahead + line.to(tl.int64) * PER_LINE],
-                dtype=tl.int32,
-                is_pure=False,
-                pack=1,
-            )
 
 
 @triton.jit

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flashsvd.kernels.step.chain import fetch_ahead, wait
+from flashsvd.kernels.step.chain import wait
 
 
 @triton.jit
@@ -19,19 +19,16 @@ def head_kernel(
     like,
     table,
     out,
-    ahead,
     batch,
     p_stride8,
     out_stride,
     share_stride,
-    lines,
     H: tl.constexpr,
     BH: tl.constexpr,
     BM: tl.constexpr,
     BK: tl.constexpr,
     LANES: tl.constexpr,
     CHAINED: tl.constexpr,
-    FETCHED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program per row of the table, int64 [units, 5]: first column of p [batch, 8·p_stride8], address of rows of U
@@ -58,7 +55,6 @@ def head_kernel(
             product = tile.to(tl.float32) * part[:, None]
             acc += tl.sum(tl.reshape(product, [BK // LANES, LANES, BH]), 0)
             tile = following
-        fetch_ahead(ahead, lines, 128, FETCHED)
         tl.store(out + share * share_stride + place + h, tl.sum(acc, 0), mask=h < H)
     else:
         wait(CHAINED)
@@ -72,6 +68,5 @@ def head_kernel(
             rows = tl.load(at + here[:, None] * H, mask=inside[:, None] & in_h, other=0.0)
             part = tl.load(p_at + here[None, :], mask=inside[None, :], other=0.0)
             sums = tl.dot(part, rows, sums, input_precision=PRECISION)
-        fetch_ahead(ahead, lines, 128, FETCHED)
         stored = out + share * share_stride + m[:, None] * out_stride + place + h[None, :]
         tl.store(stored, sums, mask=(m < batch)[:, None] & in_h)

@@ -11,7 +11,6 @@ import torch
 
 from flashsvd.kernels.backend import gpu_of
 from flashsvd.kernels.starter import Launch
-from flashsvd.kernels.step.ahead import LINE_BYTES, stretches
 from flashsvd.kernels.step.attend_kernel import attend_kernel
 from flashsvd.kernels.step.block_kernel import block_kernel
 from flashsvd.kernels.step.head_kernel import head_kernel
@@ -21,6 +20,7 @@ from flashsvd.kernels.step.instructions import (
     Heads,
     Instruction,
     Norm,
+    Product,
     Program,
     Rows,
     Scaled,
@@ -51,6 +51,8 @@ class Chain:
         self.program = program
         self.device = program.tokens.device
         self.on_gpu = self.device.type == "cuda"
+        # Older GPUs have no programmatic dependent launch.
+        self.chained = self.on_gpu and gpu_of(self.device).major >= 9
         self.multiprocessors = gpu_of(self.device).multiprocessors if self.on_gpu else MULTIPROCESSORS
         self.shares = next((s.heads.shape[0] for s in program.instructions if isinstance(s, Attend)), 1)
         self._parts: dict[int, int] = {}
@@ -59,9 +61,7 @@ class Chain:
         sums, counters = (max(column, default=1) for column in zip(*sizes, strict=True))
         self.sums = torch.empty(sums, dtype=torch.float32, device=self.device)
         self.arrived = torch.zeros(counters, dtype=torch.int32, device=self.device)
-        ahead = stretches(program.instructions) if self.on_gpu else [None] * len(program.instructions)
-        pairs = zip(program.instructions, ahead, strict=True)
-        self._starts = [_prepared(step, self, fetched) for step, fetched in pairs]
+        self._starts = [_prepared(step, self) for step in program.instructions]
 
     def __call__(self) -> None:
         """One step."""
@@ -82,7 +82,8 @@ class Chain:
         """Tiles of a product."""
         rows, width = step.product.weight.shape
         dtype = step.product.weight.dtype
-        return row_tiles(self.program.batch, rows, width, dtype, self.multiprocessors)
+        gated = step.up is not None
+        return row_tiles(self.program.batch, rows, width, dtype, self.multiprocessors, gated=gated)
 
     def keep(self, tensor: torch.Tensor) -> torch.Tensor:
         """Holds on to a tensor that a kernel is given."""
@@ -104,21 +105,15 @@ class Chain:
         kernel: Any,
         grid: tuple[int, ...],
         tensors: dict[str, torch.Tensor],
-        ahead: torch.Tensor | None,
         *,
         num_warps: int,
         num_stages: int = 1,
         **fixed: Any,
     ) -> Start:
         """A kernel of the chain with its tensors."""
-        if "FETCHED" in kernel.arg_names:
-            # Any tensor stands in for what the kernel then never reads.
-            tensors["ahead"] = next(iter(tensors.values())) if ahead is None else ahead
-            fixed["lines"] = 0 if ahead is None else ahead.nbytes // LINE_BYTES
-            fixed["FETCHED"] = ahead is not None
-        fixed["CHAINED"] = self.on_gpu
+        fixed["CHAINED"] = self.chained
         options = {"num_warps": num_warps, "num_stages": num_stages} | (
-            {"launch_pdl": True} if self.on_gpu else {}
+            {"launch_pdl": True} if self.chained else {}
         )
         start = Launch(kernel, grid, tuple(tensors), fixed, self.device, **options)
         return functools.partial(start, *tensors.values())
@@ -157,17 +152,24 @@ def _(step: Attend, chain: Chain) -> tuple[int, int]:
     return pairs * 16 * group * (step.v_cache.shape[-1] + 2), pairs
 
 
+def _bias_of(product: Product, wanted: bool, chain: Chain) -> torch.Tensor:
+    """A product's bias. Where it has none: zeros if the other product of its instruction has one, and else anything."""
+    if product.bias is None and wanted:
+        return chain.keep(product.weight.new_zeros(len(product.weight)))
+    return product.weight if product.bias is None else product.bias
+
+
 def _rows_of_x(batch: int) -> int:
     return 1 if batch == 1 else next_power_of_two(batch)
 
 
 @functools.singledispatch
-def _prepared(step: Instruction, chain: Chain, ahead: torch.Tensor | None) -> Start:
+def _prepared(step: Instruction, chain: Chain) -> Start:
     raise TypeError(f"no such instruction: {step!r}")
 
 
 @_prepared.register
-def _(step: Embed, chain: Chain, ahead: torch.Tensor | None) -> Start:
+def _(step: Embed, chain: Chain) -> Start:
     program, width = chain.program, step.out.shape[1]
     parts = math.ceil(width / EMBED_COLUMNS)
     positions = step.table if step.positions is None else step.positions
@@ -184,7 +186,6 @@ def _(step: Embed, chain: Chain, ahead: torch.Tensor | None) -> Start:
             "out": step.out,
             **left,
         },
-        None,
         num_warps=4,
         offset=step.offset,
         width=width,
@@ -195,13 +196,12 @@ def _(step: Embed, chain: Chain, ahead: torch.Tensor | None) -> Start:
 
 
 @_prepared.register
-def _(step: Norm, chain: Chain, ahead: torch.Tensor | None) -> Start:
+def _(step: Norm, chain: Chain) -> Start:
     width = step.x.shape[1]
     return chain.launch(
         layer_norm_kernel,
         (chain.program.batch,),
         {"x": step.x, "weight": step.weight, "bias": step.bias, "out": step.out},
-        None,
         num_warps=8,
         width=width,
         eps=chain.program.eps,
@@ -210,20 +210,21 @@ def _(step: Norm, chain: Chain, ahead: torch.Tensor | None) -> Start:
 
 
 @_prepared.register
-def _(step: Rows, chain: Chain, ahead: torch.Tensor | None) -> Start:
+def _(step: Rows, chain: Chain) -> Start:
     program, product = chain.program, step.product
     weight, up = product.weight, step.up or product
     tiles, dtype = chain.tiles(step), weight.dtype
     blocks = math.ceil(weight.shape[0] / tiles.block_n)
     squares = product.normed or up.normed
     parts = 1 if squares is None else chain.reads(squares)
+    has_bias = product.bias is not None or up.bias is not None
     tensors = {
         "x": product.x,
         "w": weight,
-        "bias": weight if product.bias is None else product.bias,
+        "bias": _bias_of(product, has_bias, chain),
         "x_up": up.x,
         "w_up": up.weight,
-        "bias_up": weight if up.bias is None else up.bias,
+        "bias_up": _bias_of(up, has_bias, chain),
         "squares": chain.sums if squares is None else squares.parts,
         "residual": step.out if step.added is None else step.added,
         "out": step.out,
@@ -238,7 +239,7 @@ def _(step: Rows, chain: Chain, ahead: torch.Tensor | None) -> Start:
         "norm_width": 1 if squares is None else squares.width,
         "parts": parts,
         "eps": program.eps,
-        "HAS_BIAS": product.bias is not None,
+        "HAS_BIAS": has_bias,
         "ACTIVATION": program.activation if step.activated else "none",
         "GATED": step.up is not None,
         "NORMED": product.normed is not None,
@@ -251,7 +252,7 @@ def _(step: Rows, chain: Chain, ahead: torch.Tensor | None) -> Start:
         "BP": next_power_of_two(parts),
     }
     if program.batch == 1:
-        return chain.launch(row_kernel, (blocks,), tensors, ahead, num_warps=tiles.num_warps, **fixed)
+        return chain.launch(row_kernel, (blocks,), tensors, num_warps=tiles.num_warps, **fixed)
     fixed |= {
         "batch": program.batch,
         "x_stride8": product.x.stride(0) // 8,
@@ -264,12 +265,12 @@ def _(step: Rows, chain: Chain, ahead: torch.Tensor | None) -> Start:
     tensors |= {"sums": chain.sums, "arrived": chain.arrived}
     grid = (blocks, tiles.splits)
     return chain.launch(
-        block_kernel, grid, tensors, ahead, num_warps=tiles.num_warps, num_stages=tiles.num_stages, **fixed
+        block_kernel, grid, tensors, num_warps=tiles.num_warps, num_stages=tiles.num_stages, **fixed
     )
 
 
 @_prepared.register
-def _(step: Heads, chain: Chain, ahead: torch.Tensor | None) -> Start:
+def _(step: Heads, chain: Chain) -> Start:
     batch, width = chain.program.batch, step.factors[0].u.shape[1]
     tiles = head_tiles(batch, width, step.p.dtype)
     units = [
@@ -283,7 +284,6 @@ def _(step: Heads, chain: Chain, ahead: torch.Tensor | None) -> Start:
         head_kernel,
         (len(units),),
         {"p": step.p, "like": step.p, "table": table, "out": step.out},
-        ahead,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         batch=batch,
@@ -300,7 +300,7 @@ def _(step: Heads, chain: Chain, ahead: torch.Tensor | None) -> Start:
 
 
 @_prepared.register
-def _(step: Attend, chain: Chain, ahead: torch.Tensor | None) -> Start:
+def _(step: Attend, chain: Chain) -> Start:
     program = chain.program
     batch, kv_heads, capacity, d = step.k_cache.shape
     dv, group = step.v_cache.shape[-1], program.heads // kv_heads
@@ -326,7 +326,6 @@ def _(step: Attend, chain: Chain, ahead: torch.Tensor | None) -> Start:
             "parts": chain.sums,
             "arrived": chain.arrived,
         },
-        ahead,
         num_warps=tiles.num_warps,
         batch_stride=step.heads.stride(1),
         share_stride=step.heads.stride(0),
@@ -340,7 +339,7 @@ def _(step: Attend, chain: Chain, ahead: torch.Tensor | None) -> Start:
         GROUP=group,
         D=d,
         DV=dv,
-        BG=1 if group == 1 else max(16, next_power_of_two(group)),
+        BG=tiles.block_g,
         BD=next_power_of_two(d),
         BV=next_power_of_two(dv),
         BT=tiles.block_t,

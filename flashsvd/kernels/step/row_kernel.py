@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from flashsvd.kernels.ffn.triton_parts import activate
-from flashsvd.kernels.step.chain import fetch_ahead, wait
+from flashsvd.kernels.step.chain import wait
 
 
 @triton.jit
@@ -51,7 +51,6 @@ def row_kernel(
     out,
     scaled,
     out_squares,
-    ahead,
     rows,
     width8,
     stride8,
@@ -59,7 +58,6 @@ def row_kernel(
     stride_up8,
     norm_width,
     parts,
-    lines,
     eps,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -73,7 +71,6 @@ def row_kernel(
     BK: tl.constexpr,
     BP: tl.constexpr,
     CHAINED: tl.constexpr,
-    FETCHED: tl.constexpr,
 ):
     """One program per BN rows of w [rows, 8·width8]: `flashsvd.kernels.step.instructions.Rows` for one sequence.
 
@@ -99,7 +96,6 @@ def row_kernel(
     acc = _products(x, w, tile, n, rows, width, stride, BN, BK)
     if GATED:
         acc_up = _products(x_up, w_up, tile_up, n, rows, width_up, stride_up, BN, BK)
-    fetch_ahead(ahead, lines, 128, FETCHED)
     y = tl.sum(acc, 1)
     if NORMED or NORMED_UP:
         rstd = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(before, 0) / norm_width + eps))
