@@ -16,7 +16,8 @@ from flashsvd.decoding.layers import read_model
 from flashsvd.decoding.sampling import Sampling, pick
 from flashsvd.decoding.steps import decode_step
 from flashsvd.devices import available_bytes
-from flashsvd.engines.build import weight_bytes
+from flashsvd.engines.build import memory_bytes
+from flashsvd.engines.sublayer import tensors_of
 from flashsvd.errors import DeviceError, InputError, OutOfMemoryError
 from flashsvd.kernels.step import MOST_ROWS, prepare_step
 from flashsvd.models.load import LoadedModel
@@ -76,6 +77,9 @@ class Runtime:
         _check_fits(loaded.name, widths, batch, context, decoder.embedding)
         self._cache = FixedCache(widths, batch, context, decoder.embedding)
         turns = None if loaded.family.rotary is None else _turns(model, context, shape.head_dim)
+        self._packed = tuple(
+            tensors_of(tuple((layer.attention, layer.feed_forward) for layer in decoder.layers))
+        )
         self._step = decode_step(decoder, self._cache, batch, turns)
         self._run = prepare_step(self._step.program, backend)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -88,8 +92,8 @@ class Runtime:
 
     @property
     def weight_bytes(self) -> int:
-        """Of the model as it runs."""
-        return weight_bytes(self._model)
+        """Of the model as it runs: its parameters, and what steps read beside them, as padded ranks."""
+        return memory_bytes((*self._model.parameters(), *self._model.buffers(), *self._packed))
 
     @property
     def workspace_bytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -139,8 +139,13 @@ def _share_right_factor(model: Any, source: str, target: str) -> None:
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers; what several of them share, as tied weights and views do, counts once."""
+    return memory_bytes((*model.parameters(), *model.buffers()))
+
+
+def memory_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the memory that tensors lie in, every piece of it once."""
     spans: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in tensors:
         storage = tensor.untyped_storage()
         # From its first to its last element: less than nbytes for an expanded one, more for columns of a wider one.
         reach = 1 + sum(

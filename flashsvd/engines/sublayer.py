@@ -207,7 +207,7 @@ class PackedSublayer(Sublayer, Generic[Parts]):
         """Makes `parts` of the parameters as they are now."""
         self.parts = self._make()
         self._buffers.clear()
-        for number, tensor in enumerate(_tensors(self.parts)):
+        for number, tensor in enumerate(tensors_of(self.parts)):
             # So that they are counted; not persistent, as the parameters are what a checkpoint holds.
             self.register_buffer(f"part_{number}", tensor, persistent=False)
 
@@ -217,16 +217,16 @@ class PackedSublayer(Sublayer, Generic[Parts]):
         return self
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
     """Every tensor in a dataclass, and in those and the tuples in it."""
     if isinstance(value, torch.Tensor):
         yield value
     elif is_dataclass(value):
         for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
+            yield from tensors_of(getattr(value, field.name))
     elif isinstance(value, tuple):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_of(item)
 
 
 @functools.lru_cache(maxsize=1024)
