@@ -41,7 +41,7 @@ class Small:
     def model(self, engine: str) -> Any:
         """The model as an engine runs it."""
         name, _, cache = engine.partition(", cache in ")
-        options = {"cache": "rank"} if cache else {}
+        options: dict[str, Any] = {"cache": "rank"} if cache else {}
         return build(self.loaded, name, self.factors, self.plan, **options)
 
     def shape(self, engine: str) -> ModelShape:

@@ -15,7 +15,7 @@ every_engine = pytest.mark.parametrize("engine", ENGINES)
 
 
 @pytest.fixture(scope="module")
-def expected() -> Callable[[Small, str], torch.Tensor]:
+def expected() -> Callable[[Small, str, str], torch.Tensor]:
     """The 64 tokens of transformers for a small model, made once per kind of weights."""
     made: dict[tuple[str, bool], torch.Tensor] = {}
 
@@ -31,7 +31,7 @@ def expected() -> Callable[[Small, str], torch.Tensor]:
 @every_decoder
 @every_engine
 def test_the_same_64_tokens_as_transformers(
-    decoder: Decoder, expected: Callable[..., torch.Tensor], family: str, engine: str
+    decoder: Decoder, expected: Callable[[Small, str, str], torch.Tensor], family: str, engine: str
 ) -> None:
     """Three prompts of unequal lengths, padded on the left."""
     model = small(decoder(family, dtype=torch.float32), PLANS[1])
