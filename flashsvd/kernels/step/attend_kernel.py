@@ -46,11 +46,16 @@ def _turned(
         other = tl.where(d < HALF, d + HALF, d - HALF)
         # Read again instead of moved between threads.
         z = _projected(heads, bias, column + other, inside, share_stride, DTYPE, SHARES, HAS_BIAS)
+    if HEAD_NORM:
+        rstd = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(y * y, 1) / D + eps))[:, None]
+        y = (y * rstd * tl.load(norm + d, mask=d < D, other=0.0).to(tl.float32)).to(DTYPE).to(tl.float32)
+    if ROTARY:
         if HEAD_NORM:
-            rstd = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(y * y, 1) / D + eps))[:, None]
-            y = y * rstd * tl.load(norm + d, mask=d < D, other=0.0).to(tl.float32)
-            z = z * rstd * tl.load(norm + other, mask=d < D, other=0.0).to(tl.float32)
-            y, z = y.to(DTYPE).to(tl.float32), z.to(DTYPE).to(tl.float32)
+            z = (
+                (z * rstd * tl.load(norm + other, mask=d < D, other=0.0).to(tl.float32))
+                .to(DTYPE)
+                .to(tl.float32)
+            )
         y = y * cos + tl.where(d < HALF, -z, z) * sin
     return y.to(DTYPE)
 
