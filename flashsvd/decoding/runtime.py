@@ -17,6 +17,7 @@ from flashsvd.decoding.sampling import Sampling, pick
 from flashsvd.decoding.steps import decode_step
 from flashsvd.devices import available_bytes
 from flashsvd.engines.build import memory_bytes
+from flashsvd.engines.decoder import prefill_words
 from flashsvd.engines.sublayer import tensors_of
 from flashsvd.errors import DeviceError, InputError, OutOfMemoryError
 from flashsvd.kernels.step import MOST_ROWS, prepare_step
@@ -83,7 +84,7 @@ class Runtime:
         self._step = decode_step(decoder, self._cache, batch, turns)
         self._run = prepare_step(self._step.program, backend)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._least = 1
+        self._least, self._prompt = 1, context
 
     @property
     def kv_bytes(self) -> int:
@@ -119,6 +120,7 @@ class Runtime:
         [B, V] fp32. Raises InputError for prompts that do not fit.
         """
         self._check_prompt(ids, mask)
+        self._prompt = ids.shape[1]
         self._cache.set_length(0)
         given: dict[str, Any] = {"input_ids": ids, "use_cache": True, "logits_to_keep": 1}
         first = torch.zeros(self.batch, dtype=torch.int32, device=self._device)
@@ -205,9 +207,9 @@ class Runtime:
 
     @property
     def plan(self) -> str:
-        """What prefill does about the heads of q, k and v, in words."""
-        attention = getattr(self._model, "flash_prefill", None)
-        return str(attention) if attention else "heads rebuilt once, scaled_dot_product_attention"
+        """What prefill does about the heads of q, k and v, in words: of the last prompt, and before there was one of a
+        full context."""
+        return prefill_words(self._model, self.batch, self._prompt)
 
     def _once(self) -> None:
         self._run()

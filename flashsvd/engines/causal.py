@@ -3,6 +3,7 @@ before them."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +15,18 @@ from flashsvd.engines.attend import aligned_mask, attend
 from flashsvd.engines.heads import Rotation, made_heads, some_heads, turn, turned_heads
 from flashsvd.engines.parts import CausalParts, Heads
 from flashsvd.engines.sublayer import Norm, PackedSublayer, batch_slices, least_tokens, plan_slices
+from flashsvd.kernels.attention import flash_svd_attention
+from flashsvd.kernels.attention.choice import Choice, prefill_choice
+from flashsvd.kernels.layout import Projection
 from flashsvd.kernels.linear import linear
 from flashsvd.kernels.norm import fused_norm
 from flashsvd.kernels.rotary import rotate_heads
 
 _LEAST_HIDDEN = 768
 """The width of hidden states that LEAST_TOKENS is meant for."""
+
+kept_choice = functools.lru_cache(maxsize=1024)(prefill_choice)
+"""Every layer of every call asks, and most ask the same."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,15 @@ class Past:
     columns: int | torch.Tensor | None = None
 
 
-def past_of(cache: Any, layer: int, seq: int) -> Past:
+Attended = Callable[[torch.Tensor, slice, slice, torch.Tensor | None, Rotation | None], torch.Tensor]
+"""Outputs of the query heads of a group of kv heads, side by side: of P of a slice of the batch, that slice, the kv
+heads, and the mask and the turns of that slice."""
+
+
+def past_of(cache: Any, layer: int, seq: int) -> Past | None:
     """What a cache of transformers is to `seq` new tokens; anything with its `update` will do, and None is no cache."""
     if cache is None:
-        return Past(lambda k, v: (k, v))
+        return None
     columns = None
     if hasattr(cache, "get_mask_sizes"):
         columns = cache.get_seq_length(layer) - cache.get_mask_sizes(seq, layer)[1]
@@ -58,6 +70,9 @@ class CausalAttention(PackedSublayer[CausalParts]):
     Few tokens take one product for q, k and v. Of many, k and v are made first, some rows at a time, and then q and
     what follows it, one slice of the batch or group of heads at a time: beside the hidden states and the new keys and
     values only these are alive.
+
+    Without a cache nobody else reads keys and values: where the cost model says so (`prefill`), heads are then rebuilt
+    on chip, tile by tile, and only P and the heads' outputs of a slice are alive.
     """
 
     def __init__(
@@ -67,9 +82,11 @@ class CausalAttention(PackedSublayer[CausalParts]):
         head_norms: tuple[Norm, Norm] | None,
         norm: Norm | None,
         backend: str | None,
+        *,
+        rotary: bool,
     ) -> None:
         super().__init__(make, norm, True, backend)
-        self.window, self.head_norms = window, head_norms
+        self.window, self.head_norms, self.rotary = window, head_norms, rotary
 
     def forward(
         self,
@@ -79,8 +96,45 @@ class CausalAttention(PackedSublayer[CausalParts]):
         past: Past | None = None,
     ) -> torch.Tensor:
         """x [B, S, d], contiguous, is written over and returned. key_mask: bool [B, tokens so far], True = attend, or
-        None; rotation: cosines and sines [B or 1, S, h], None for a family without."""
-        past = past or past_of(None, 0, x.shape[1])
+        None; rotation: cosines and sines [B or 1, S, h], None for a family without; past: None for no cache."""
+        if past is None and self._on_chip(x):
+            key_mask = aligned_mask(key_mask, 0, x.shape[1], x.shape[1])
+            self._sliced(x, None, self._rebuilt, key_mask, rotation)
+        else:
+            self._rebuilt_once(x, key_mask, rotation, past)
+        return x if self.parts.out_bias is None else x.add_(self.parts.out_bias)
+
+    def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.parts.out[-1], self.parts.out_bias
+
+    def prefill(self, batch: int, seq: int) -> Choice | str:
+        """How `seq` tokens of `batch` sequences go from factors to attention where no cache keeps heads: what the cost
+        model chooses, or in words why there is nothing to choose."""
+        sides = {"q": self.parts.q, "k": self.parts.k, "v": self.parts.v}
+        rebuilt = [name for name, heads in sides.items() if heads.u is not None]
+        if not rebuilt:
+            return "nothing to rebuild: q, k and v are dense or in rank space"
+        if len(rebuilt) < len(sides):
+            return f"rebuild once, and only {' and '.join(rebuilt)}: the rest is dense or in rank space"
+        if self.head_norms is not None:
+            return "rebuild once: q and k go through norms"
+        q, k, v = sides.values()
+        sizes = (batch, seq, 0, q.heads, k.heads, q.width)
+        layouts, first = (q.layout, k.layout, v.layout), self.parts.first
+        return kept_choice(*sizes, layouts, first.dtype, first.device, window=self.window, rotary=self.rotary)
+
+    def _on_chip(self, x: torch.Tensor) -> bool:
+        found = self.prefill(*x.shape[:2])
+        return isinstance(found, Choice) and found.how == "rebuild on chip"
+
+    def _rebuilt_once(
+        self,
+        x: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        rotation: Rotation | None,
+        past: Past | None,
+    ) -> None:
+        """Adds to x its attention to all tokens so far; k and v of the new ones exist as a whole."""
         parts, seq = self.parts, x.shape[1]
         p = self._projected(x, 0, None) if x.shape[0] * seq <= self._least(x) else None
         if p is None:
@@ -88,20 +142,29 @@ class CausalAttention(PackedSublayer[CausalParts]):
             k, v = self._keys_and_values(x, rotation)
         else:
             q, k, v = self._heads_of(p, rotation)
-        k_all, v_all = past.append(_by_head(k, parts.k), _by_head(v, parts.v))
+        k_all, v_all = _by_head(k, parts.k), _by_head(v, parts.v)
+        if past is not None:
+            k_all, v_all = past.append(k_all, v_all)
         del k, v
-        columns = k_all.shape[2] - seq if past.columns is None else past.columns
+        columns = k_all.shape[2] - seq if past is None or past.columns is None else past.columns
         if isinstance(columns, int):
             k_all, v_all = k_all[:, :, : columns + seq], v_all[:, :, : columns + seq]
         key_mask = aligned_mask(key_mask, columns, seq, k_all.shape[2])
+        look = functools.partial(
+            attend, columns=columns, window=self.window, scale=parts.scale, backend=self.backend
+        )
         if q is not None:
-            self._attended(x, q, 0, k_all, v_all, columns, key_mask, None)
-        else:
-            self._sliced(x, k_all, v_all, columns, key_mask, rotation)
-        return x if parts.out_bias is None else x.add_(parts.out_bias)
+            self._add(x, look(q, k_all, v_all, key_mask=key_mask), 0, None)
+            return
 
-    def last(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.parts.out[-1], self.parts.out_bias
+        def attended(
+            p: torch.Tensor, b: slice, kv: slice, mask: torch.Tensor | None, turns: Rotation | None
+        ) -> torch.Tensor:
+            group = parts.q.heads // parts.k.heads
+            q = self._queries(p, some_heads(parts.q, kv.start * group, kv.stop * group), turns)
+            return look(q, k_all[b, kv], v_all[b, kv], key_mask=mask)
+
+        self._sliced(x, parts.k.at, attended, key_mask, rotation)
 
     def _least(self, x: torch.Tensor) -> int:
         """Tokens that are not cut."""
@@ -149,17 +212,17 @@ class CausalAttention(PackedSublayer[CausalParts]):
     def _sliced(
         self,
         x: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        columns: int | torch.Tensor,
+        columns: int | None,
+        attended: Attended,
         key_mask: torch.Tensor | None,
         rotation: Rotation | None,
     ) -> None:
-        """Queries, attention and output, a slice of the batch and a group of kv heads at a time."""
+        """Heads and output, a slice of the batch and a group of kv heads at a time. columns: of P that `attended`
+        reads, the first ones; None for all, and no heads of q in memory."""
         parts, (batch, seq, hidden) = self.parts, x.shape
-        group = parts.q.heads // parts.k.heads
-        # P of q, q and the heads' outputs, and the output projection's rank space.
-        width = parts.k.at + parts.q.heads * (parts.q.width + parts.v.width)
+        # P, q and the heads' outputs, and the output projection's rank space.
+        width = parts.q.heads * parts.v.width
+        width += len(parts.first) if columns is None else columns + parts.q.heads * parts.q.width
         width += len(parts.out[0]) if len(parts.out) > 1 else 0
         plan = plan_slices(
             batch, seq, width, hidden, parts.k.heads, x.device.type, min(self._least(x), batch * seq)
@@ -169,24 +232,34 @@ class CausalAttention(PackedSublayer[CausalParts]):
             turns = rotation
             if rotation is not None and len(rotation[0]) > 1:
                 turns = (rotation[0][b], rotation[1][b])
-            p = self._projected(part, 0, parts.k.at)
+            p = self._projected(part, 0, columns)
             mixed = None
-            for heads in batch_slices(parts.k.heads, plan.heads):
-                last = min(heads.stop, parts.k.heads)
-                some = some_heads(parts.q, heads.start * group, last * group)
-                q = self._queries(p, some, turns)
-                mixed = self._attended(
-                    part,
-                    q,
-                    heads.start,
-                    k[b, heads],
-                    v[b, heads],
-                    columns,
-                    mask,
-                    mixed,
-                    last == parts.k.heads,
-                )
-                del q
+            for first in range(0, parts.k.heads, plan.heads):
+                kv = slice(first, min(first + plan.heads, parts.k.heads))
+                heads = attended(p, b, kv, mask, turns)
+                mixed = self._add(part, heads, first, mixed, kv.stop == parts.k.heads)
+                del heads
+
+    def _rebuilt(
+        self, p: torch.Tensor, b: slice, kv: slice, mask: torch.Tensor | None, turns: Rotation | None
+    ) -> torch.Tensor:
+        """Attention of the tokens of P to each other, with heads that are rebuilt on chip."""
+        parts = self.parts
+        group = parts.q.heads // parts.k.heads
+        return flash_svd_attention(
+            _projection(p, some_heads(parts.q, kv.start * group, kv.stop * group)),
+            _projection(p, some_heads(parts.k, kv.start, kv.stop)),
+            _projection(p, some_heads(parts.v, kv.start, kv.stop)),
+            heads=(kv.stop - kv.start) * group,
+            kv_heads=kv.stop - kv.start,
+            head_dim=parts.q.width,
+            key_mask=mask,
+            scale=parts.scale,
+            causal=True,
+            window=self.window,
+            rotation=turns,
+            backend=self.backend,
+        )
 
     def _queries(self, p: torch.Tensor, heads: Heads, rotation: Rotation | None) -> torch.Tensor:
         if rotation is None:
@@ -208,31 +281,17 @@ class CausalAttention(PackedSublayer[CausalParts]):
         fused_norm(rows, weight, None, norm.eps, kind=norm.kind, out=rows, backend=self.backend)
         return heads
 
-    def _attended(
+    def _add(
         self,
         x: torch.Tensor,
-        q: torch.Tensor,
+        heads: torch.Tensor,
         kv_head: int,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        columns: int | torch.Tensor,
-        key_mask: torch.Tensor | None,
         mixed: torch.Tensor | None,
         last: bool = True,
     ) -> torch.Tensor | None:
-        """Adds to x what the query heads of the kv heads from `kv_head` on contribute, once the `last` are there; in
-        between, `mixed` is what has been gathered in the output projection's rank space."""
+        """Adds to x what the outputs of the query heads of the kv heads from `kv_head` on contribute, once the `last`
+        are there; in between, `mixed` is what has been gathered in the output projection's rank space."""
         parts = self.parts
-        heads = attend(
-            q,
-            k,
-            v,
-            columns=columns,
-            key_mask=key_mask,
-            window=self.window,
-            scale=parts.scale,
-            backend=self.backend,
-        )
         rows, into = heads.flatten(0, 1), x.view(-1, x.shape[-1])
         at = kv_head * (parts.q.heads // parts.k.heads) * parts.v.width
         share = parts.out[0][:, at : at + rows.shape[1]]
@@ -243,6 +302,11 @@ class CausalAttention(PackedSublayer[CausalParts]):
         if last:
             into.addmm_(mixed, parts.out[1].T)
         return mixed
+
+
+def _projection(p: torch.Tensor, heads: Heads) -> Projection:
+    """What the attention on factors reads of P for these heads."""
+    return Projection(p[..., heads.at : heads.at + heads.columns], heads.u, heads.bias, heads.layout, None)
 
 
 def _by_head(heads: torch.Tensor, like: Heads) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from flashsvd.engines.causal import CausalAttention
 from flashsvd.engines.parts import CacheKind, CausalParts, causal_parts
 from flashsvd.engines.sublayer import Norm, norm_of
 from flashsvd.errors import InputError
+from flashsvd.kernels.attention.choice import Choice
 from flashsvd.models.family import Family, with_methods
 from flashsvd.models.shape import ModelShape
 
@@ -56,7 +58,48 @@ def causal_attention(
         )
 
     window = family.window(config, layer) if family.window else None
-    return CausalAttention(make, window, head_norms, norm, backend)
+    return CausalAttention(make, window, head_norms, norm, backend, rotary=family.rotary is not None)
+
+
+def prefill_words(model: Any, batch: int, seq: int, cached: bool = True) -> str:
+    """What prefill of `batch` sequences of `seq` tokens does about the heads of q, k and v, and why, in one line.
+
+    model: of any engine. cached: whether keys and values go to a cache, which keeps heads even where the cost model
+    would rebuild them on chip. Predicted times are of the attention of all layers that are named, bytes of heads those
+    of the layer with the most.
+    """
+    attentions = [module for module in model.modules() if isinstance(module, CausalAttention)]
+    if not attentions:
+        return f"heads as transformers makes them, attention {model.config._attn_implementation!r}"
+    reasons: list[str] = []
+    chosen: dict[tuple[str, str], list[Choice]] = {}
+    for attention in attentions:
+        found = attention.prefill(batch, seq)
+        if isinstance(found, str):
+            reasons.append(found)
+            continue
+        tail = ""
+        if cached and found.how == "rebuild on chip":
+            found, tail = dataclasses.replace(found, how="rebuild once"), ", but the cache keeps heads"
+        chosen.setdefault((found.how, tail), []).append(found)
+    lines = {reason: reasons.count(reason) for reason in reasons}
+    for (_, tail), choices in chosen.items():
+        lines[_all_layers(choices).words + tail] = len(choices)
+    total = len(attentions)
+    return "; ".join(
+        f"{words} ({total if count == total else f'{count} of {total}'} layers)"
+        for words, count in lines.items()
+    )
+
+
+def _all_layers(choices: Sequence[Choice]) -> Choice:
+    """Layers that go one way, one after another: each frees its heads before the next."""
+    return Choice(
+        choices[0].how,
+        sum(choice.on_chip_us for choice in choices),
+        sum(choice.once_us for choice in choices),
+        max(choice.heads_bytes for choice in choices),
+    )
 
 
 def prepare_decoder(model: Any, family: Family, backend: str | None) -> None:

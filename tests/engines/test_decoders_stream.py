@@ -15,6 +15,7 @@ from flashsvd.engines import attend as attend_module
 from flashsvd.engines import sublayer
 from flashsvd.engines.attend import attend
 from flashsvd.engines.build import build, weight_bytes
+from flashsvd.engines.causal import CausalAttention
 from flashsvd.errors import InputError
 from flashsvd.factors import factorise
 from flashsvd.kernels.gate import relative_error
@@ -260,6 +261,7 @@ def test_the_kernels_compute_the_same(
     monkeypatch.setattr(
         attend_module, "rank_space_attention", lambda *a, **b: taken.append(b["window"]) or real(*a, **b)
     )
+    monkeypatch.setattr(CausalAttention, "_on_chip", lambda *_: False)
     ids, mask = IDS[:2].to(device), MASK[:2].to(device)
     for given in ({}, {"attention_mask": mask}, {"attention_mask": mask, "use_cache": False}):
         valid = mask.bool() if "attention_mask" in given else torch.ones_like(mask).bool()
