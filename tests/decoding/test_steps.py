@@ -28,7 +28,7 @@ TINY = {
 @pytest.fixture
 def tiny_decoder(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LoadedModel]:
     """decoder(family, **sizes) on the GPU, or where kernels are interpreted, which takes few programs."""
-    monkeypatch.setattr(launch, "MULTIPROCESSORS", 3)
+    monkeypatch.setattr(launch, "INTERPRETED", launch.INTERPRETED._replace(multiprocessors=3))
 
     def model(family: str, **sizes: Any) -> LoadedModel:
         own = {"gpt2": {"n_inner": 48}, "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32}}.get(family, {})

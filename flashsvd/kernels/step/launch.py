@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from flashsvd.kernels.backend import gpu_of
+from flashsvd.kernels.backend import Gpu, gpu_of
 from flashsvd.kernels.starter import Launch
 from flashsvd.kernels.step.attend_kernel import attend_kernel
 from flashsvd.kernels.step.block_kernel import block_kernel
@@ -31,8 +31,8 @@ from flashsvd.kernels.step.state_kernels import embed_kernel, layer_norm_kernel
 from flashsvd.kernels.step.tiles import RowTiles, attend_tiles, head_tiles, row_tiles, shares_of
 from flashsvd.kernels.tiles import next_power_of_two
 
-MULTIPROCESSORS = 132
-"""Of the H200, where kernels are interpreted."""
+INTERPRETED = Gpu(0, 0, 132)
+"""What stands in for a GPU where kernels are interpreted: as many multiprocessors as an H200 has."""
 EMBED_COLUMNS = 1024
 """Columns to a program of the embedding."""
 
@@ -47,13 +47,13 @@ class Chain:
     `sums`, and `arrived`, counters that are zero before and after.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, gpu: Gpu | None = None) -> None:
+        """gpu: the one that kernels are chosen for; that of the program's tensors unless given."""
         self.program = program
         self.device = program.tokens.device
-        self.on_gpu = self.device.type == "cuda"
+        self.gpu = gpu or (gpu_of(self.device) if self.device.type == "cuda" else INTERPRETED)
         # Older GPUs have no programmatic dependent launch.
-        self.chained = self.on_gpu and gpu_of(self.device).major >= 9
-        self.multiprocessors = gpu_of(self.device).multiprocessors if self.on_gpu else MULTIPROCESSORS
+        self.chained = self.gpu.major >= 9
         self.shares = next((s.heads.shape[0] for s in program.instructions if isinstance(s, Attend)), 1)
         self._parts: dict[int, int] = {}
         self._kept: list[torch.Tensor] = []
@@ -83,7 +83,7 @@ class Chain:
         rows, width = step.product.weight.shape
         dtype = step.product.weight.dtype
         gated = step.up is not None
-        return row_tiles(self.program.batch, rows, width, dtype, self.multiprocessors, gated=gated)
+        return row_tiles(self.program.batch, rows, width, dtype, self.gpu.multiprocessors, gated=gated)
 
     def keep(self, tensor: torch.Tensor) -> torch.Tensor:
         """Holds on to a tensor that a kernel is given."""
@@ -305,7 +305,7 @@ def _(step: Attend, chain: Chain) -> Start:
     batch, kv_heads, capacity, d = step.k_cache.shape
     dv, group = step.v_cache.shape[-1], program.heads // kv_heads
     dtype, pairs = step.k_cache.dtype, batch * kv_heads
-    tiles = attend_tiles(pairs, group, max(d, dv), dtype, chain.multiprocessors)
+    tiles = attend_tiles(pairs, group, max(d, dv), dtype, chain.gpu.multiprocessors)
     cos, sin = program.turns or (chain.sums, chain.sums)
     none = step.out
     return chain.launch(

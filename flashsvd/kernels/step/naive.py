@@ -99,8 +99,13 @@ def _(step: Attend, program: Program) -> None:
     step.out.copy_(seen.flatten(1))
 
 
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """fp32, or more where x is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _product(product: Product, eps: float) -> torch.Tensor:
-    y = linear(product.x, product.weight).float()
+    y = _wide(linear(product.x, product.weight))
     if product.normed is not None:
         y *= torch.rsqrt(product.normed.parts[:, :1] / product.normed.width + eps)
     if product.bias is not None:
@@ -111,7 +116,7 @@ def _product(product: Product, eps: float) -> torch.Tensor:
 def _leave(x: torch.Tensor, to: Scaled | None) -> None:
     if to is None:
         return
-    wide = x.float()
+    wide = _wide(x)
     to.scaled.copy_(wide * to.weight)
     to.squares.parts[:, :1] = wide.square().sum(1, keepdim=True)
 
@@ -119,7 +124,7 @@ def _leave(x: torch.Tensor, to: Scaled | None) -> None:
 def _head_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
     if weight is None:
         return x
-    wide = x.float()
+    wide = _wide(x)
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
 
 
@@ -129,6 +134,6 @@ def _turned(x: torch.Tensor, now: int, program: Program) -> torch.Tensor:
         return x
     position = (now - program.first).long()
     cos, sin = (table[position][:, None] for table in program.turns)
-    wide = x.float()
+    wide = _wide(x)
     left, right = wide.chunk(2, -1)
     return (wide * cos + torch.cat([-right, left], -1) * sin).to(x.dtype)
