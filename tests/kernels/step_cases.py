@@ -24,16 +24,16 @@ from flashsvd.kernels.step import (
 
 @dataclass(frozen=True)
 class StepCase:
-    """One decoder: two layers, the second of other ranks. `whole`: q, k and v have one rank space for all heads."""
+    """One decoder, with a layer for each of `ranks`. `whole`: q, k and v have one rank space for all heads."""
 
     name: str
     batch: int = 1
-    hidden: int = 64
-    width: int = 104
+    hidden: int = 32
+    width: int = 56
     heads: int = 2
     kv_heads: int = 2
-    head_dim: int = 32
-    ranks: tuple[int, ...] = (24, 16)
+    head_dim: int = 16
+    ranks: tuple[int, ...] = (24,)
     whole: bool = True
     dense_attention: bool = False
     value_rank: int | None = None
@@ -48,24 +48,26 @@ class StepCase:
     capacity: int = 40
     padded: bool = False
     activation: str = "silu"
-    vocabulary: int = 50
+    vocabulary: int = 20
 
 
 CASES = (
     StepCase("one sequence, all alike"),
     StepCase("one sequence, ranks per head, biases", whole=False, bias=True, ranks=(8, 24)),
     StepCase("dense attention projections", dense_attention=True, shares=1),
-    StepCase("groups of queries", heads=6, kv_heads=2, head_dim=16),
+    StepCase("groups of queries", heads=6, head_dim=8),
     StepCase("groups, norms of heads", heads=4, kv_heads=1, head_norm=True, batch=2),
-    StepCase("values in rank space", value_rank=16, batch=3, padded=True),
+    StepCase("norms of heads, no turns", head_norm=True, rotary=False, layer_norm=True, whole=False),
+    StepCase("values in rank space", value_rank=8, batch=3, padded=True),
     StepCase("window, left padding", window=9, padded=True, batch=3),
+    StepCase("a window of the token alone", window=0, heads=6, batch=2),
     StepCase("first token", place=0, batch=2),
     StepCase("no gate, LayerNorm, learned positions", gated=False, layer_norm=True, rotary=False, bias=True,
              activation="gelu_tanh"),
     StepCase("the same for several", gated=False, layer_norm=True, rotary=False, bias=True, batch=5, padded=True,
              activation="relu"),
-    StepCase("wide", hidden=136, width=264, ranks=(40, 72), batch=17, heads=4, kv_heads=4),
-    StepCase("one sequence, long", place=300, capacity=320, hidden=136, width=264, ranks=(72, 40)),
+    StepCase("wide, for many", hidden=72, width=520, ranks=(40,), batch=17, shares=4, heads=1, kv_heads=1),
+    StepCase("one sequence, wide and long", place=300, capacity=320, hidden=40, width=520, ranks=(40,), shares=4),
 )  # fmt: skip
 
 
@@ -81,6 +83,10 @@ class _Maker:
     def weight(self, out: int, width: int) -> torch.Tensor:
         return self.normal(out, width, scale=width**-0.5)
 
+    def gain(self, width: int) -> torch.Tensor:
+        """A norm's weight."""
+        return 1 + self.normal(width, scale=0.2)
+
     def buffer(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.full(shape, float("nan"), dtype=dtype or self.dtype)
 
@@ -93,12 +99,10 @@ def step_program(case: StepCase, dtype: torch.dtype, seed: int = 0) -> Program:
     make = _Maker(case, dtype, seed)
     batch, hidden = case.batch, case.hidden
     x, scaled = make.buffer(batch, hidden), make.buffer(batch, hidden)
-    squares = Squares(torch.full((batch, 64), float("nan")), hidden)
+    squares = Squares(torch.full((batch, max(64, hidden)), float("nan")), hidden)
 
     def following() -> Scaled | None:
-        if case.layer_norm:
-            return None
-        return Scaled(1 + make.normal(hidden, scale=0.2), scaled, squares)
+        return None if case.layer_norm else Scaled(make.gain(hidden), scaled, squares)
 
     positions = None if case.rotary else make.normal(case.capacity + 2, hidden)
     steps: list[Any] = [
@@ -109,7 +113,7 @@ def step_program(case: StepCase, dtype: torch.dtype, seed: int = 0) -> Program:
         if not case.layer_norm:
             return scaled, squares
         normed = make.buffer(batch, hidden)
-        steps.append(Norm(x, 1 + make.normal(hidden, scale=0.2), make.normal(hidden, scale=0.2), normed))
+        steps.append(Norm(x, make.gain(hidden), make.normal(hidden, scale=0.2), normed))
         return normed, None
 
     def chain(source: torch.Tensor, normed: Squares | None, out: int, rank: int, **last: Any) -> None:
@@ -120,11 +124,9 @@ def step_program(case: StepCase, dtype: torch.dtype, seed: int = 0) -> Program:
         target = x if "added" in last else make.buffer(batch, out)
         steps.append(Rows(product, target, **last))
 
-    for layer in range(2):
-        rank = case.ranks[layer]
+    for rank in case.ranks:
         _attention(case, make, steps, source, rank)
-        attended = steps[-1].out
-        chain(attended, None, hidden, rank, added=x, next=following())
+        chain(steps[-1].out, None, hidden, rank, added=x, next=following())
         start, normed = source()
         if case.gated:
             both = make.buffer(batch, rank + rank + 8)
@@ -140,9 +142,8 @@ def step_program(case: StepCase, dtype: torch.dtype, seed: int = 0) -> Program:
         chain(wide, None, hidden, rank + 8, added=x, next=following())
     start, normed = source()
     head = make.weight(case.vocabulary, hidden)
-    steps.append(
-        Rows(Product(start, head, None), make.buffer(batch, case.vocabulary, dtype=torch.float32), normed)
-    )
+    logits = make.buffer(batch, case.vocabulary, dtype=torch.float32)
+    steps.append(Rows(Product(start, head, None, normed), logits))
     turns = None
     if case.rotary:
         angles = make.normal(case.capacity, case.head_dim // 2).float().repeat(1, 2)
@@ -163,53 +164,36 @@ def step_program(case: StepCase, dtype: torch.dtype, seed: int = 0) -> Program:
 
 
 def _attention(case: StepCase, make: _Maker, steps: list[Any], source: Any, rank: int) -> None:
-    batch, h = case.batch, case.head_dim
-    value = case.value_rank or h
-    columns = (case.heads + case.kv_heads) * h + case.kv_heads * value
+    """q, k and v, dense, by factors of their heads, or v in rank space beside the other two; and attention."""
+    batch, h, value = case.batch, case.head_dim, case.value_rank or case.head_dim
+    counts = (case.heads, case.kv_heads, case.kv_heads)
+    k_at, v_at = case.heads * h, (case.heads + case.kv_heads) * h
+    columns = v_at + case.kv_heads * value
     out = torch.zeros(case.shares, batch, columns)
     start, normed = source()
-    if case.dense_attention:
-        steps.append(Rows(Product(start, make.weight(columns, case.hidden), None, normed), out[0]))
-    else:
-        counts = (case.heads, case.kv_heads, case.kv_heads)
-        spans = [rank if case.whole else rank * count for count in counts]
-        if case.value_rank:
-            spans[2] = case.kv_heads * value
+    rebuilt = () if case.dense_attention else counts[:2] if case.value_rank else counts
+    dense = sum(rebuilt) * h
+    if dense < columns:
+        product = Product(start, make.weight(columns - dense, case.hidden), None, normed)
+        steps.append(Rows(product, out[0][:, dense:]))
+    if rebuilt:
+        spans = [rank if case.whole else rank * count for count in rebuilt]
         p = make.buffer(batch, sum(spans))
         steps.append(Rows(Product(start, make.weight(sum(spans), case.hidden), None, normed), p))
-        factors, at = [], 0
-        for kind, count in enumerate(counts):
-            if kind == 2 and case.value_rank:
-                break
-            column = sum(spans[:kind])
+        factors: list[HeadFactor] = []
+        for kind, count in enumerate(rebuilt):
             for head in range(count):
-                place = column if case.whole else column + head * rank
-                factors.append(HeadFactor(place, make.weight(h, rank).T.contiguous(), at))
-                at += h
-        if case.value_rank:
-            rows = make.weight(case.kv_heads * value, case.hidden)
-            steps[-1].product.weight[spans[0] + spans[1] :] = rows
-            steps.append(Rows(Product(start, rows, None, normed), out[0][:, at:]))
+                column = sum(spans[:kind]) + (0 if case.whole else head * rank)
+                factors.append(HeadFactor(column, make.weight(h, rank).T.contiguous(), len(factors) * h))
         steps.append(Heads(p, tuple(factors), out))
     caches = []
     for width in (h, value):
         cache = make.normal(batch, case.kv_heads, case.capacity, width)
         cache[:, :, case.place :] = float("nan")
         caches.append(cache)
-    steps.append(
-        Attend(
-            out,
-            make.bias(columns),
-            1 + make.normal(h, scale=0.2) if case.head_norm else None,
-            1 + make.normal(h, scale=0.2) if case.head_norm else None,
-            *caches,
-            case.heads * h,
-            (case.heads + case.kv_heads) * h,
-            case.window,
-            h**-0.5,
-            make.buffer(batch, case.heads * value),
-        )
-    )
+    norms = [make.gain(h) if case.head_norm else None for _ in "qk"]
+    attended = make.buffer(batch, case.heads * value)
+    steps.append(Attend(out, make.bias(columns), *norms, *caches, k_at, v_at, case.window, h**-0.5, attended))
 
 
 def mapped(program: Program, dtype: torch.dtype | None = None, device: str = "cpu") -> Program:
