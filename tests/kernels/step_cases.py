@@ -186,14 +186,13 @@ def _attention(case: StepCase, make: _Maker, steps: list[Any], source: Any, rank
                 column = sum(spans[:kind]) + (0 if case.whole else head * rank)
                 factors.append(HeadFactor(column, make.weight(h, rank).T.contiguous(), len(factors) * h))
         steps.append(Heads(p, tuple(factors), out))
-    caches = []
-    for width in (h, value):
-        cache = make.normal(batch, case.kv_heads, case.capacity, width)
-        cache[:, :, case.place :] = float("nan")
-        caches.append(cache)
-    norms = [make.gain(h) if case.head_norm else None for _ in "qk"]
-    attended = make.buffer(batch, case.heads * value)
-    steps.append(Attend(out, make.bias(columns), *norms, *caches, k_at, v_at, case.window, h**-0.5, attended))
+    k_cache, v_cache = (make.normal(batch, case.kv_heads, case.capacity, width) for width in (h, value))
+    k_cache[:, :, case.place :], v_cache[:, :, case.place :] = float("nan"), float("nan")
+    q_norm, k_norm = (make.gain(h) if case.head_norm else None for _ in "qk")
+    bias, attended = make.bias(columns), make.buffer(batch, case.heads * value)
+    steps.append(
+        Attend(out, bias, q_norm, k_norm, k_cache, v_cache, k_at, v_at, case.window, h**-0.5, attended)
+    )
 
 
 def mapped(program: Program, dtype: torch.dtype | None = None, device: str = "cpu") -> Program:
