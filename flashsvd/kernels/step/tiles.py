@@ -11,6 +11,8 @@ from flashsvd.kernels.tiles import next_power_of_two
 
 MOST_ROWS = 64
 """The largest batch of the step's kernels."""
+SHARED_BYTES = 96 << 10
+"""What stages of tiles may take: less than any GPU has for a program."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,15 @@ def row_tiles(
 
 def head_tiles(batch: int, head_dim: int, dtype: torch.dtype) -> HeadTiles:
     """Tiles of the factors of heads."""
-    elements = 8192 if dtype.itemsize >= 4 or batch > 1 else 16384
-    return HeadTiles(max(16, elements // next_power_of_two(head_dim)), 4, 1 if batch == 1 else 3)
+    width = next_power_of_two(head_dim)
+    if batch == 1:
+        elements = 8192 if dtype.itemsize >= 4 else 16384
+        return HeadTiles(max(16, elements // width), 4, 1)
+    stages, columns = 3, width + max(16, next_power_of_two(batch))
+    # Narrow heads would have so many rows to a tile that as much of P is more than fits.
+    fits = SHARED_BYTES // (stages * columns * dtype.itemsize)
+    rows = min(8192 // width, next_power_of_two(fits + 1) // 2)
+    return HeadTiles(max(16, rows), 4, stages)
 
 
 def attend_tiles(

@@ -1,0 +1,114 @@
+"""Tiles of the step's kernels: pure functions whose answers a kernel can run, and which leave no column out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashsvd.kernels.step.tiles import MOST_ROWS, attend_tiles, head_tiles, row_tiles, shares_of
+from flashsvd.kernels.tiles import next_power_of_two
+
+dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+multiprocessors = st.sampled_from([1, 46, 108, 132, 160])
+
+
+def is_power(number: int) -> bool:
+    return number >= 1 and number & (number - 1) == 0
+
+
+@given(st.integers(1, 8192), st.integers(1, 16))
+def test_shares_of_a_rank_are_all_of_it_in_order(rank: int, shares: int) -> None:
+    found = shares_of(rank, shares)
+    assert [column for part in found for column in part] == list(range(rank))
+    assert 1 <= len(found) <= shares
+    # Rows of a head's factor that start on 16 bytes.
+    assert all(part.start % 8 == 0 for part in found)
+    # None is more than 8 above an even part.
+    assert max(map(len, found)) < rank / shares + 8
+
+
+def test_shares_grow_with_the_rank() -> None:
+    assert [len(shares_of(rank, 8)) for rank in (1, 8, 9, 16, 17, 63, 64, 128, 1024)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        8,
+        8,
+        8,
+        8,
+    ]
+
+
+@given(
+    st.integers(1, MOST_ROWS),
+    st.integers(1, 200_000),
+    st.integers(1, 4000).map(lambda n: 8 * n),
+    dtypes,
+    multiprocessors,
+    st.booleans(),
+)
+def test_rows_are_cut_into_what_a_kernel_takes(
+    batch: int, rows: int, width: int, dtype: torch.dtype, count: int, gated: bool
+) -> None:
+    tiles = row_tiles(batch, rows, width, dtype, count, gated=gated)
+    assert tiles == row_tiles(batch, rows, width, dtype, count, gated=gated)
+    assert all(map(is_power, (tiles.block_n, tiles.block_k, tiles.splits, tiles.num_warps)))
+    threads = 32 * tiles.num_warps
+    if batch == 1:
+        # Eight numbers to a thread at least, and no more than registers hold, twice.
+        assert tiles.splits == 1 and tiles.block_k >= 8
+        assert 8 <= tiles.block_n * tiles.block_k / threads <= 128
+        return
+    assert tiles.block_n >= 16 and tiles.block_k >= 16
+    # Every share has a tile of its own, and a small product is not worth shares.
+    share = math.ceil(math.ceil(width / tiles.splits) / tiles.block_k) * tiles.block_k
+    assert (tiles.splits - 1) * share < width
+    assert tiles.splits == 1 or math.ceil(rows / tiles.block_n) * tiles.splits <= 2 * count
+    assert tiles.splits == 1 or width / tiles.splits >= 4 * tiles.block_k
+    # Both operands of every stage, of both products where there are two, in what a consumer's GPU has.
+    columns = tiles.block_n + max(16, next_power_of_two(batch))
+    stages = tiles.num_stages * tiles.block_k * dtype.itemsize * (2 if gated else 1)
+    assert stages * columns <= 99 * 1024
+
+
+@given(st.integers(1, MOST_ROWS), st.integers(1, 32).map(lambda n: 8 * n), dtypes)
+def test_heads_are_cut_into_what_a_kernel_takes(batch: int, head_dim: int, dtype: torch.dtype) -> None:
+    tiles = head_tiles(batch, head_dim, dtype)
+    assert is_power(tiles.block_k) and is_power(tiles.num_warps) and tiles.block_k >= 16
+    width = next_power_of_two(head_dim)
+    assert 1 <= tiles.block_k * width / (32 * tiles.num_warps) <= 128
+    columns = width + max(16, next_power_of_two(batch))
+    assert tiles.num_stages * tiles.block_k * columns * dtype.itemsize <= 99 * 1024
+
+
+@given(
+    st.integers(1, MOST_ROWS * 64),
+    st.integers(1, 71),
+    st.integers(1, 32).map(lambda n: 8 * n),
+    dtypes,
+    multiprocessors,
+)
+def test_keys_are_cut_into_what_a_kernel_takes(
+    pairs: int, group: int, widest: int, dtype: torch.dtype, count: int
+) -> None:
+    tiles = attend_tiles(pairs, group, widest, dtype, count)
+    assert all(map(is_power, (tiles.block_g, tiles.block_t, tiles.splits, tiles.num_warps)))
+    assert tiles.block_g >= group and tiles.block_t >= 16
+    # The matrix units take 16 rows; a single query may go without.
+    assert tiles.block_g >= 16 or (tiles.block_g == 1 and group == 1)
+    # Where the launch makes room for the parts.
+    assert tiles.splits <= 16
+    assert tiles.splits == 1 or pairs * tiles.splits <= 2 * count
+
+
+@pytest.mark.parametrize(
+    ("batch", "kv_heads", "splits"), [(1, 32, 8), (1, 8, 16), (1, 2, 16), (16, 32, 1), (4, 8, 8)]
+)
+def test_few_heads_share_their_keys_out(batch: int, kv_heads: int, splits: int) -> None:
+    assert attend_tiles(batch * kv_heads, 4, 128, torch.bfloat16, 132).splits == splits
