@@ -205,6 +205,25 @@ def test_rank_slider_live_run_cancel_and_two_tabs(tab: Callable[..., Page]) -> N
     assert "Shown:" not in page.locator("[data-testid=stMain]").inner_text()
 
 
+def test_the_language_model_is_picked_in_the_sidebar_and_scored_by_perplexity(
+    tab: Callable[..., Page],
+) -> None:
+    page = tab()
+    page.locator(".fs-sentence").wait_for(timeout=30_000)
+    page.locator("[data-testid=stSidebar] [data-testid=stSelectbox] input").first.click()
+    page.get_by_role("option", name="stdlib-llama", exact=True).click()
+    page.wait_for_url(re.compile(r"[?&]model=stdlib-llama"))
+    # A small input: what is scored is the same whatever is timed.
+    page.goto(re.sub(r"(batch|seq)=\d+", r"\1=16", page.url))
+    page.get_by_role("button", name="Run live").click(timeout=30_000)
+    page.locator(".fs-sentence .fs-LIVE").wait_for(timeout=RUN_MILLISECONDS)
+    assert "perplexity rises from" in page.locator(".fs-sentence").inner_text()
+    card = page.locator(".fs-card").nth(2).inner_text()
+    assert "Perplexity, n = 32.8 k" in card and "lower is better" in card
+    says(page, ".st-key-panel_curve", "perplexity, lower is better, log scale")
+    assert no_overflow(page)
+
+
 def test_a_broken_link_is_one_line(tab: Callable[..., Page]) -> None:
     page = tab("?plan=L99.q:%203&batch=many")
     page.locator(".fs-sentence").wait_for(timeout=30_000)
