@@ -33,6 +33,7 @@ from flashsvd.kernels.linear.hopper_case import LinearCase, linear_cases
 from flashsvd.kernels.rank_space.compile_case import RankSpaceCase, rank_space_cases
 from flashsvd.kernels.rank_space.hopper_case import RankSpaceHopperCase, rank_space_hopper_cases
 from flashsvd.kernels.rebuild.compile_case import RebuildCase, rebuild_cases
+from flashsvd.kernels.step.compile_case import StepKernelCase, step_cases
 from flashsvd.kernels.tiles import shared_limit_bytes
 
 _TYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -73,7 +74,7 @@ class FfnCase:
 
 
 GluonCase = HopperCase | BlockCase | RankSpaceHopperCase | LinearCase
-Case = AttentionCase | FfnCase | RankSpaceCase | RebuildCase | GluonCase
+Case = AttentionCase | FfnCase | RankSpaceCase | RebuildCase | StepKernelCase | GluonCase
 
 
 def default_cases() -> tuple[Case, ...]:
@@ -97,6 +98,7 @@ def default_cases() -> tuple[Case, ...]:
         *rank_space_hopper_cases(),
         *linear_cases(),
         *rebuild_cases(),
+        *step_cases(),
     )
 
 
@@ -111,6 +113,9 @@ def compile_case(case: Case, sm: int) -> Resources:
 
     if isinstance(case, GluonCase):
         source, launch = case.source()
+        return _resources(case.name, sm, launch, source)
+    if isinstance(case, StepKernelCase):
+        source, launch = case.source(sm)
         return _resources(case.name, sm, launch, source)
     fn, constants, launch = _ffn(case, sm) if isinstance(case, FfnCase) else case.kernel()
     signature = {

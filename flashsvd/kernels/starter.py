@@ -128,6 +128,15 @@ class Launch:
         self._compiled: Any = None
         self._tried = False
 
+    def given(self, *tensors: object) -> tuple[Any, dict[str, object], dict[str, int]]:
+        """What the first call gives Triton: the kernel, its arguments by name, and options."""
+        names = self._kernel.arg_names
+        return (
+            self._kernel,
+            dict(zip(names, self._ordered(tensors + self._fixed), strict=True)),
+            self._options,
+        )
+
     def __call__(self, *tensors: object) -> None:
         """Starts the kernel on the current stream of the device that it was made for."""
         arguments = self._ordered(tensors + self._fixed)

@@ -26,6 +26,8 @@ from flashsvd.kernels.rank_space.hopper_case import RankSpaceHopperCase
 from flashsvd.kernels.rebuild.compile_case import RebuildCase
 from flashsvd.kernels.rebuild.tiles import rebuild_tiles
 from flashsvd.kernels.resources import compile_case, default_cases, runs_on
+from flashsvd.kernels.step.compile_case import StepKernelCase, step_cases
+from flashsvd.kernels.step.tiles import row_tiles
 from flashsvd.kernels.tiles import rank_space_tiles, shared_limit_bytes
 
 CONSUMER_SHARED_BYTES = 99 * 1024
@@ -56,6 +58,10 @@ def test_every_case_compiles_for_every_target(compiled: list[dict[str, Any]]) ->
         "rank_space_hopper_kernel",
         "linear_hopper_kernel",
         "rebuild_kernel",
+        "row_kernel",
+        "block_kernel",
+        "head_kernel",
+        "attend_kernel",
     }
     assert {row["kernel"] for row in compiled} == kernels
 
@@ -119,6 +125,13 @@ def test_rebuilding_spills_nothing(compiled: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
+def test_steps_spill_nothing(compiled: list[dict[str, Any]]) -> None:
+    rows = [row for row in compiled if " step " in row["case"]]
+    assert len(rows) == 2 * len(step_cases())
+    assert all(row["stack_bytes"] in (0, None) for row in rows), rows
+
+
+@pytest.mark.slow
 def test_registers_are_read_and_hardly_any_spill(compiled: list[dict[str, Any]]) -> None:
     for row in compiled:
         if row["registers"] is None:
@@ -150,6 +163,9 @@ def test_tiles_depend_on_the_arguments_alone() -> None:
             assert rebuild_tiles(*run) == rebuild_tiles(*run)
         elif isinstance(case, LinearCase):
             assert case.tiles in linear_candidates()
+        elif isinstance(case, StepKernelCase):
+            sizes = (case.batch, case.width, case.rank, case.dtype, 132)
+            assert row_tiles(*sizes) == row_tiles(*sizes)
         elif isinstance(case, BlockCase):
             sizes = (case.rows, case.hidden, case.rank, case.rank)
             assert block_tiles(*sizes) == block_tiles(*sizes)

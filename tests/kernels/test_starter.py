@@ -102,6 +102,13 @@ def test_hooks_before_a_run_are_not_passed_by(device: SimpleNamespace) -> None:
     assert len(kernel.first) == 2 and not kernel.repeats
 
 
+def test_what_triton_is_given_can_be_asked_for() -> None:
+    kernel = FakeKernel()
+    given = kernel.launch().given("out", "x")
+    assert given == (kernel, {"x": "x", "n": 5, "out": "out", "BLOCK": 64}, {"num_warps": 4})
+    assert not kernel.first
+
+
 def test_a_launch_gives_every_parameter() -> None:
     for fixed, said in (({"n": 5}, "BLOCK"), ({"n": 5, "BLOCK": 64, "more": 1}, "more")):
         with pytest.raises(ValueError, match=said):

@@ -14,6 +14,7 @@ from kernel_cases import skip_without_interpreter
 from step_cases import CASES, StepCase, mapped, results, step_program
 
 from flashsvd.errors import InputError
+from flashsvd.kernels.backend import Gpu
 from flashsvd.kernels.gate import LIMITS, assert_close, check, relative_error
 from flashsvd.kernels.step import MOST_ROWS, Attend, HeadFactor, Heads, Program, Rows, launch, prepare_step
 
@@ -102,6 +103,16 @@ def test_a_step_after_another_starts_anew() -> None:
             step.out.fill_(float("nan"))
     chain()
     assert all(torch.equal(found, first[name]) for name, found in results(program).items())
+
+
+@pytest.mark.parametrize(("major", "chained"), [(8, False), (9, True), (10, True)])
+def test_kernels_begin_before_others_have_ended_where_a_gpu_can(major: int, chained: bool) -> None:
+    """Programmatic dependent launch came with compute capability 9."""
+    for case in (CASES[0], CASES[-4]):
+        for _, arguments, options in launch.Chain(
+            step_program(case, torch.float32), Gpu(major, 0, 108)
+        ).given():
+            assert arguments["CHAINED"] is chained and options.get("launch_pdl", False) is chained
 
 
 def changed(program: Program, kind: type, change: Callable[[Any], Any], which: int = 0) -> Program:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,7 +35,8 @@ INTERPRETED = Gpu(0, 0, 132)
 EMBED_COLUMNS = 1024
 """Columns to a program of the embedding."""
 
-Start = Callable[[], None]
+Start = functools.partial[None]
+"""A launch with its tensors."""
 
 
 class Chain:
@@ -67,6 +67,11 @@ class Chain:
         """One step."""
         for start in self._starts:
             start()
+
+    def given(self) -> list[tuple[Any, dict[str, object], dict[str, int]]]:
+        """Of every kernel in turn what its first call gives Triton (`Launch.given`)."""
+        launches: list[Any] = [start.func for start in self._starts]
+        return [launch.given(*start.args) for launch, start in zip(launches, self._starts, strict=True)]
 
     @property
     def launches(self) -> int:
