@@ -22,6 +22,7 @@ from kernel_calls import (
 )
 from rank_space_cases import Case
 from rebuild_cases import RebuildCase
+from step_calls import step_attention, step_rows
 
 from flashsvd.kernels.linear.hopper import linear_candidates
 
@@ -81,6 +82,14 @@ ENDURANCE = (
     rebuild(RebuildCase(8, 511, (32,) * 24, 64, others=384)),
     rebuild(RebuildCase(4, 1025, (40,) * 12 + (24,) * 12, 64, bias=False, own=True)),
     rebuild(RebuildCase(9, 97, (8, 128, 72) * 4, 128)),
+    step_rows(1, 4096, 11008),
+    step_rows(1, 776, 2312),
+    step_rows(16, 4096, 1024),
+    step_rows(33, 1032, 2312),
+    step_attention(1, 32, 32, 128, 64, 600),
+    step_attention(1, 14, 2, 64, 40, 1025),
+    step_attention(16, 32, 8, 128, 96, 257, 100),
+    step_attention(37, 12, 12, 64, 24, 97),
 )
 """Large enough for every multiprocessor of an H200, and odd; run in bf16, each a few tenths of a millisecond."""
 
@@ -150,5 +159,13 @@ SANITIZED = (
     rebuild(RebuildCase(1, 97, (56,) * 4, 256)),
     rebuild(RebuildCase(1, 97, (104,) * 2, 256), HALF_DTYPES),
     rebuild(RebuildCase(2, 33, (7, 59, 59), 80), (torch.float32,)),
+    step_rows(1, 8, 24),
+    step_rows(1, 136, 1032),
+    step_rows(2, 40, 72),
+    step_rows(17, 136, 1032),
+    step_attention(1, 1, 1, 8, 8, 1),
+    step_attention(1, 6, 2, 64, 24, 97),
+    step_attention(3, 2, 2, 80, 56, 63, 20),
+    step_attention(17, 8, 1, 128, 16, 33),
 )
 """Small and odd, a handful per kernel: each compiles for seconds. Chunks are left out, as cuBLAS makes them."""
