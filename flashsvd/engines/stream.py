@@ -143,7 +143,9 @@ def _attach(
         )
 
 
-def layer_linears(base_model: nn.Module, family: Family, shape: ModelShape, layer: int) -> dict[str, nn.Module]:
+def layer_linears(
+    base_model: nn.Module, family: Family, shape: ModelShape, layer: int
+) -> dict[str, nn.Module]:
     """The linears of a layer by slot, dense weights in rows. Layers that share a right factor are given that of the
     first of them, which may lie in packed memory by now."""
     found = {}
