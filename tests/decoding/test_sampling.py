@@ -100,13 +100,11 @@ def test_what_is_drawn_was_to_be_had(
     logits = torch.tensor([values, values])
     drawn = pick(logits, how, torch.Generator().manual_seed(seed))
     assert drawn.shape == (2,) and drawn.dtype == torch.int64
+    scores = logits[0] / temperature
     for token in drawn.tolist():
-        likelier = sum(value > values[token] for value in values)
-        assert top_k is None or likelier < top_k
-        before = (torch.tensor(values).double() / temperature).softmax(-1)[
-            torch.tensor(values) > values[token]
-        ]
-        assert top_p is None or float(before.sum()) < top_p + 1e-5
+        likelier = scores > scores[token]
+        assert top_k is None or int(likelier.sum()) < top_k
+        assert top_p is None or float(scores.double().softmax(-1)[likelier].sum()) < top_p + 1e-5
 
 
 def test_temperature_0_takes_the_likeliest_and_no_noise() -> None:

@@ -77,7 +77,7 @@ def small_cases(draw: st.DrawFn) -> StepCase:
     )
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(small_cases())
 def test_any_shape_is_the_definition(case: StepCase) -> None:
     skip_without_interpreter("interpret")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -143,28 +143,20 @@ def _type_of(value: object) -> str:
 
 
 def step_cases() -> tuple[StepKernelCase, ...]:
-    """All that a step of Llama-2-7B is made of, for one sequence and for 16, and other models' attention."""
-    every = ("p", "heads", "attend", "wide", "down", "residual")
+    """All that a step of Llama-2-7B is made of, much of it for 16 sequences, and other models' attention."""
     fp16, fp32 = torch.float16, torch.float32
-    qwen = StepKernelCase(
-        "bf16 step qwen2.5-0.5b attend", "attend", heads=14, kv_heads=2, head_dim=64, biased=True
-    )
-    gpt2 = StepKernelCase(
-        "fp16 step gpt2 attend", "attend", fp16, heads=12, kv_heads=12, head_dim=64, biased=True
+    every, several = (
+        ("p", "heads", "attend", "wide", "down", "residual"),
+        ("heads", "attend", "wide", "residual"),
     )
     return (
         *(StepKernelCase(f"bf16 step 7b {name}", name) for name in every),
-        *(StepKernelCase(f"bf16 step 7b B16 {name}", name, batch=16) for name in every),
-        *(StepKernelCase(f"fp32 step 7b {name}", name, fp32) for name in ("p", "heads", "attend")),
-        *(
-            StepKernelCase(f"fp32 step 7b B3 {name}", name, fp32, batch=3)
-            for name in ("heads", "attend", "wide")
-        ),
+        *(StepKernelCase(f"bf16 step 7b B16 {name}", name, batch=16) for name in several),
         StepKernelCase("fp16 step 7b B64 wide", "wide", fp16, batch=64, biased=True),
-        StepKernelCase("bf16 step 7b B64 heads", "heads", batch=64),
-        StepKernelCase("bf16 step llama-3-8b B4 attend", "attend", batch=4, kv_heads=8),
-        StepKernelCase("bf16 step mistral attend", "attend", kv_heads=8, window=4095),
-        StepKernelCase("bf16 step qwen3 attend", "attend", heads=16, kv_heads=8, head_norms=True),
-        qwen,
-        replace(gpt2, rotary=False),
+        StepKernelCase("fp32 step 7b B3 wide", "wide", fp32, batch=3),
+        StepKernelCase("bf16 step groups B4 attend", "attend", batch=4, kv_heads=8, window=4095),
+        StepKernelCase("bf16 step norms of heads attend", "attend", heads=16, kv_heads=8, head_norms=True),
+        StepKernelCase(
+            "fp32 step learned positions attend", "attend", fp32, head_dim=64, biased=True, rotary=False
+        ),
     )
