@@ -185,11 +185,15 @@ def test_every_activation(activation: str, batch: int, backend: str, device: str
 
 
 @every_backend
-@pytest.mark.parametrize(("batch", "rows", "width"), [(1, 7, 1032), (1, 33, 8), (2, 70, 264), (17, 5, 520)])
+@pytest.mark.parametrize(
+    ("batch", "rows", "width"), [(1, 7, 1032), (1, 33, 8), (2, 70, 264), (17, 5, 520), (2, 5, 1032)]
+)
 def test_products_of_any_size_write_their_columns_alone(
-    batch: int, rows: int, width: int, backend: str, device: str
+    batch: int, rows: int, width: int, backend: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Widths over several tiles and shares, rows that fill none, into columns of something wider."""
+    """Widths over several tiles and shares, one of them empty, and rows that fill none, into columns of something
+    wider."""
+    monkeypatch.setattr(launch, "INTERPRETED", launch.INTERPRETED._replace(multiprocessors=132))
     draw = Draw(torch.float32, device)
     x, weight = draw(batch, width), draw(rows, width, scale=width**-0.5)
     out = draw.out(batch, rows + 9)
