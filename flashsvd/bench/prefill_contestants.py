@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -68,6 +69,16 @@ def _flash(setting: Setting) -> Contestant:
     )
 
 
+def _flash_graph(setting: Setting) -> Contestant:
+    on_gpu = setting.loaded.device.type == "cuda"
+    return Contestant(
+        "our runtime, prompts of one length as one CUDA graph",
+        _work(setting, flash_work),
+        lambda: _graphed("flash-graph", setting, setting.flash),
+        left_out=None if on_gpu else "CUDA graphs need a GPU",
+    )
+
+
 CONTESTANTS: Mapping[str, Callable[[Setting], Contestant]] = MappingProxyType(
     {
         "dense": _dense,
@@ -76,6 +87,7 @@ CONTESTANTS: Mapping[str, Callable[[Setting], Contestant]] = MappingProxyType(
         "lowrank": _lowrank,
         "lowrank-compile": _lowrank_compile,
         "flash": _flash,
+        "flash-graph": _flash_graph,
     }
 )
 """Every way of reading prompts, by the name of its row."""
@@ -114,8 +126,17 @@ def _compiled(name: str, setting: Setting, model: Any) -> Prepared:
 def _running(name: str, setting: Setting, model: Any) -> Prepared:
     runtime = setting.runtime(model, graph=False)
     decoder = RuntimeDecoder(runtime)
-    prepared = _prepared(name, setting, decoder, runtime.weight_bytes, lambda: decoder.fill(setting.ids))
-    return prepared
+    return _prepared(name, setting, decoder, runtime.weight_bytes, lambda: decoder.fill(setting.ids))
+
+
+def _graphed(name: str, setting: Setting, model: Any) -> Prepared:
+    runtime = setting.runtime(model, graph=True)
+    decoder = RuntimeDecoder(runtime)
+    for _ in range(2):
+        decoder.fill(setting.ids)
+    prepared = _prepared(name, setting, decoder, runtime.weight_bytes, None)
+    # A replay allocates nothing but its logits.
+    return replace(prepared, peak=lambda: runtime.prompt_bytes)
 
 
 def _uncached(model: Any, ids: torch.Tensor) -> Callable[[], object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import torch
 
 from flashsvd.decoding.cache import CacheWidths, FixedCache
 from flashsvd.decoding.layers import read_model
+from flashsvd.decoding.prompts import Prompts
 from flashsvd.decoding.sampling import Sampling, pick
 from flashsvd.decoding.steps import decode_step
 from flashsvd.devices import available_bytes
@@ -77,6 +77,7 @@ class Runtime:
         widths = [CacheWidths(k.heads, k.width, v.width) for k, v in sides]
         _check_fits(loaded.name, widths, batch, context, decoder.embedding)
         self._cache = FixedCache(widths, batch, context, decoder.embedding)
+        self._prompts = Prompts(model, self._cache, context, graphed=self._graphed)
         turns = None if loaded.family.rotary is None else _turns(model, context, shape.head_dim)
         self._packed = tuple(
             tensors_of(tuple((layer.attention, layer.feed_forward) for layer in decoder.layers))
@@ -102,6 +103,11 @@ class Runtime:
         return self._step.workspace_bytes + int(getattr(self._run, "workspace_bytes", 0))
 
     @property
+    def prompt_bytes(self) -> int:
+        """Of what graphs of prompts compute in, which they hold on to."""
+        return self._prompts.graph_bytes
+
+    @property
     def launches(self) -> int | None:
         """Kernels of a step, all of them in one graph where steps are captured; None without a GPU."""
         count = getattr(self._run, "launches", None)
@@ -120,21 +126,15 @@ class Runtime:
         [B, V] fp32. Raises InputError for prompts that do not fit.
         """
         self._check_prompt(ids, mask)
-        self._prompt = ids.shape[1]
-        self._cache.set_length(0)
-        given: dict[str, Any] = {"input_ids": ids, "use_cache": True, "logits_to_keep": 1}
-        first = torch.zeros(self.batch, dtype=torch.int32, device=self._device)
-        self._least = 1
-        if mask is not None and not bool(mask.all()):
+        self._prompt, self._least = ids.shape[1], 1
+        if mask is None or bool(mask.all()):
+            self._step.first.zero_()
+            logits = self._prompts.read(ids)
+        else:
             first = (~mask).sum(1).to(torch.int32)
             self._least += int(first.max())
-            given["attention_mask"] = mask.long()
-            if "position_ids" in inspect.signature(self._model.forward).parameters:
-                given["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
-        named = inspect.signature(self._model.forward).parameters
-        given["cache" if "cache" in named else "past_key_values"] = self._cache
-        logits = self._model(**given).logits[:, -1].float()
-        self._step.first.copy_(first)
+            self._step.first.copy_(first)
+            logits = self._prompts.read_padded(ids, mask)
         self._step.place.fill_(self.length)
         return logits
 

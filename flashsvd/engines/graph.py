@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from flashsvd.engines.capture import Captured, capture
 from flashsvd.errors import DeviceError
 
 KEPT_GRAPHS = 8
@@ -30,11 +30,9 @@ class _Key:
 
 
 @dataclass(frozen=True)
-class _Captured:
-    graph: torch.cuda.CUDAGraph
+class _Kept:
+    captured: Captured[Any]
     inputs: Mapping[str, torch.Tensor]
-    outputs: Any
-    peak_bytes: int
 
 
 def bucket(batch: int, seq: int, longest: int) -> tuple[int, int]:
@@ -63,14 +61,19 @@ class GraphedForward:
         self._forward: Callable[..., Any] = model.forward
         self._longest = longest
         self._copied = copied
-        self._graphs: OrderedDict[_Key, _Captured] = OrderedDict()
+        self._graphs: OrderedDict[_Key, _Kept] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
 
     @property
     def peak_bytes(self) -> int:
         """What the largest captured forward takes beside weights and inputs, as the allocator counted it, with the
         copies of its outputs."""
-        return max((captured.peak_bytes for captured in self._graphs.values()), default=0)
+        found = [
+            kept.captured.peak_bytes
+            + (sum(out.nbytes for out in _tensors(kept.captured.result)) if self._copied else 0)
+            for kept in self._graphs.values()
+        ]
+        return max(found, default=0)
 
     def clear(self) -> None:
         """Forgets every graph, as after reading other weights."""
@@ -87,20 +90,20 @@ class GraphedForward:
             given["attention_mask"] = torch.ones_like(given["input_ids"])
         weight = next(self._model.parameters())
         key = _Key(rows, columns, tuple(sorted(given)), (weight.data_ptr(), weight.dtype))
-        captured = self._graphs.get(key) or self._capture(key, given)
-        self._graphs[key] = captured
+        kept = self._graphs.get(key) or self._capture(key, given)
+        self._graphs[key] = kept
         self._graphs.move_to_end(key)
         while len(self._graphs) > KEPT_GRAPHS:
             self._graphs.popitem(last=False)
-        for name, static in captured.inputs.items():
+        for name, static in kept.inputs.items():
             _fill(static, given[name])
-        captured.graph.replay()
+        kept.captured.graph.replay()
 
         def returned(name: str, out: torch.Tensor) -> torch.Tensor:
             part = _cut(name, out, batch, seq, columns)
             return part.clone() if self._copied else part
 
-        return _map(captured.outputs, returned)
+        return _map(kept.captured.result, returned)
 
     def _replayable(self, given: Mapping[str, Any]) -> bool:
         ids = given.get("input_ids")
@@ -111,7 +114,7 @@ class GraphedForward:
             for name, value in given.items()
         )
 
-    def _capture(self, key: _Key, given: Mapping[str, torch.Tensor]) -> _Captured:
+    def _capture(self, key: _Key, given: Mapping[str, torch.Tensor]) -> _Kept:
         device = self._model.device
         inputs = {
             name: torch.zeros(key.batch, key.seq, dtype=given[name].dtype, device=device)
@@ -119,29 +122,7 @@ class GraphedForward:
         }
         for name, static in inputs.items():
             _fill(static, given[name])
-        side = _capture_stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self._forward(**inputs)
-        torch.cuda.current_stream(device).wait_stream(side)
-        torch.cuda.synchronize(device)
-        graph = torch.cuda.CUDAGraph()
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        with torch.cuda.graph(graph, pool=self._pool, stream=side):
-            outputs = self._forward(**inputs)
-        peak = torch.cuda.max_memory_allocated(device) - before
-        if self._copied:
-            peak += sum(out.nbytes for out in _tensors(outputs))
-        return _Captured(graph, inputs, outputs, peak)
-
-
-@functools.cache
-def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One stream for all warm-ups and captures: cuBLAS takes 32 MiB for every stream that it works on, on the first
-    call there, which would be counted as the model's where that call is a capture's."""
-    return torch.cuda.Stream(device)
+        return _Kept(capture(lambda: self._forward(**inputs), device, self._pool), inputs)
 
 
 def _fill(static: torch.Tensor, value: torch.Tensor) -> None:

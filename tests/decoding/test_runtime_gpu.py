@@ -86,6 +86,32 @@ def test_rewinding_and_prompts_after_one_another_use_the_same_graph(decoder: Dec
     assert torch.equal(torch.stack(again, 1), first[:, 3:8]) and runtime._graph is graph
 
 
+@pytest.mark.parametrize("engine", ENGINES[2:])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral"])
+def test_prompts_of_a_bucket_replay_one_graph(decoder: Decoder, family: str, engine: str) -> None:
+    """Of other lengths than the one that it was captured for, and after steps that wrote over the padding."""
+    model = on_gpu(decoder, family)
+    runtime, plain = model.runtime(engine), model.runtime(engine, graph=False)
+    text = torch.randint(2, 50, (3, 70), generator=torch.Generator().manual_seed(3)).cuda()
+    for seq in (40, 33, 64, 1, 70, 66, 40):
+        found, expected = (run.prefill(text[:, :seq]) for run in (runtime, plain))
+        assert runtime.length == seq and relative_error(found, expected.double()) < 1e-5
+        for _ in range(5):
+            token = expected.argmax(-1)
+            found, expected = runtime.step(token), plain.step(token)
+            assert relative_error(found, expected.double()) < 1e-5
+    assert list(runtime._prompts._graphs) == [80, 64] and runtime.prompt_bytes > 0
+    # Padding on the left goes through the forward.
+    assert torch.equal(runtime.prefill(ids(), left()), plain.prefill(ids(), left()))
+
+
+def test_a_dense_model_reads_prompts_by_its_own_forward(decoder: Decoder) -> None:
+    runtime = on_gpu(decoder, "llama").runtime("dense")
+    for _ in range(3):
+        runtime.prefill(ids())
+    assert not runtime._prompts._graphs and runtime.prompt_bytes == 0
+
+
 def test_steps_wait_for_nothing_and_allocate_nothing(decoder: Decoder) -> None:
     runtime = on_gpu(decoder, "llama", torch.bfloat16).runtime("flash")
     tokens = runtime.prefill(ids(), left()).argmax(-1)
