@@ -28,8 +28,8 @@ from flashsvd.kernels.step import (
 from flashsvd.kernels.step import Norm as NormStep
 from flashsvd.kernels.step.tiles import shares_of
 
-SHARES = {1: 8}
-"""Parts that a head's rank is cut into by batch, 4 for any other: with one sequence every program has less to do."""
+SHARES = 4
+"""Parts that a head's rank is cut into."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class _Writer:
     def _heads(self, sides: Sequence[PackedHeads], columns: int) -> torch.Tensor:
         """Where q, k and v of a layer go, fp32 [shares, B, columns]. Layers that leave the same shares of every head
         untouched have one: those stay zero."""
-        shares = SHARES.get(self._batch, 4) if self._is_factored else 1
+        shares = SHARES if self._is_factored else 1
         used = tuple(
             (side.width, 1)
             if side.layout is None

@@ -71,18 +71,16 @@ def _one_query(
     for at in range(lo, hi, BT):
         inside = at + t < hi
         later = (at + BT + t)[:, None]
-        following = tl.load(keys + later * D + d, mask=(later < hi) & (d < D), other=0.0)
         # [BT]
         score = tl.sum(k_tile.to(tl.float32) * q.to(tl.float32), 1) * log2
-        k_tile = following
+        k_tile = tl.load(keys + later * D + d, mask=(later < hi) & (d < D), other=0.0)
         score = tl.where(inside, score, -1e30)
         higher = tl.maximum(top, tl.max(score, 0))
         weight = tl.where(inside, tl.exp2(score - higher), 0.0)
         shrink = tl.exp2(top - higher)
         total = total * shrink + tl.sum(weight, 0)
-        following = tl.load(values + later * DV + dv, mask=(later < hi) & (dv < DV), other=0.0)
         sums = sums * shrink + tl.sum(weight[:, None] * v_tile.to(tl.float32), 0)
-        v_tile = following
+        v_tile = tl.load(values + later * DV + dv, mask=(later < hi) & (dv < DV), other=0.0)
         top = higher
     return tl.zeros_like(m) + top, tl.zeros_like(norm) + total, sums[None, :]
 
@@ -96,17 +94,15 @@ def _group(
     for at in range(lo, hi, BT):
         inside = (at + t < hi)[None, :]
         later = (at + BT + t)[:, None]
-        following = tl.load(keys + later * D + d, mask=(later < hi) & (d < D), other=0.0)
         # [BG, BT]
         score = tl.where(inside, tl.dot(q, tl.trans(k_tile), input_precision=PRECISION) * log2, -1e30)
-        k_tile = following
+        k_tile = tl.load(keys + later * D + d, mask=(later < hi) & (d < D), other=0.0)
         top = tl.maximum(m, tl.max(score, 1))
         weight = tl.where(inside, tl.exp2(score - top[:, None]), 0.0)
         shrink = tl.exp2(m - top)
         norm = norm * shrink + tl.sum(weight, 1)
-        following = tl.load(values + later * DV + dv, mask=(later < hi) & (dv < DV), other=0.0)
         acc = tl.dot(weight.to(DTYPE), v_tile, acc * shrink[:, None], input_precision=PRECISION)
-        v_tile = following
+        v_tile = tl.load(values + later * DV + dv, mask=(later < hi) & (dv < DV), other=0.0)
         m = top
     return m, norm, acc
 
@@ -184,7 +180,7 @@ def attend_kernel(
     v_tile = tl.load(values + (lo + t)[:, None] * DV + dv, mask=there & in_v, other=0.0)
     # exp2 is the hardware's own.
     log2 = scale * 1.4426950408889634
-    wait(CHAINED)
+    wait(CHAINED, capacity)
     source = heads + b * batch_stride
     # [BG, BD]; rows past the group repeat its last query.
     which = (head * GROUP + tl.minimum(g, GROUP - 1)) * D

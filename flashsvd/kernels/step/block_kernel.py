@@ -15,9 +15,20 @@ from flashsvd.kernels.step.chain import last_of, wait
 
 
 @triton.jit
+def _dot(tile, part, acc, one, EXACT: tl.constexpr, PRECISION: tl.constexpr):
+    """acc + tile·part."""
+    if EXACT:
+        # A sum of block sums: one chain over all columns rounds several times as much as plain torch. By fma with a one
+        # that the compiler does not know, or it would make a chain of it again.
+        return tl.fma(tl.dot(tile, part, input_precision=PRECISION), one, acc)
+    else:
+        return tl.dot(tile, part, acc, input_precision=PRECISION)
+
+
+@triton.jit
 def _products(
-    x, w, m, n, batch, rows, x_stride, stride, first, last,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    x, w, m, n, batch, rows, x_stride, stride, first, last, one,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """[BN, BM] fp32: rows n of w times rows m of x, over columns first to last."""
     acc = tl.zeros([BN, BM], tl.float32)
@@ -30,14 +41,14 @@ def _products(
         # [BN, BK], [BK, BM]
         tile = tl.load(w_at + k[None, :], mask=inside[None, :], other=0.0)
         part = tl.load(x_at + k[:, None], mask=inside[:, None], other=0.0)
-        acc = tl.dot(tile, part, acc, input_precision=PRECISION)
+        acc = _dot(tile, part, acc, one, EXACT, PRECISION)
     return acc
 
 
 @triton.jit
 def _both_products(
     x, w, x_up, w_up, m, n, batch, rows, x_stride, stride, x_up_stride, stride_up, first, last, first_up, last_up,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    one, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Two products of the same rows in one loop, which fills the pipeline once."""
     acc, acc_up = tl.zeros([BN, BM], tl.float32), tl.zeros([BN, BM], tl.float32)
@@ -47,10 +58,10 @@ def _both_products(
         inside, inside_up = k < last, k_up < last_up
         tile = tl.load(w + row * stride + k[None, :], mask=inside[None, :], other=0.0)
         part = tl.load(x + column * x_stride + k[:, None], mask=inside[:, None], other=0.0)
-        acc = tl.dot(tile, part, acc, input_precision=PRECISION)
+        acc = _dot(tile, part, acc, one, EXACT, PRECISION)
         tile_up = tl.load(w_up + row * stride_up + k_up[None, :], mask=inside_up[None, :], other=0.0)
         part_up = tl.load(x_up + column * x_up_stride + k_up[:, None], mask=inside_up[:, None], other=0.0)
-        acc_up = tl.dot(tile_up, part_up, acc_up, input_precision=PRECISION)
+        acc_up = _dot(tile_up, part_up, acc_up, one, EXACT, PRECISION)
     return acc, acc_up
 
 
@@ -91,6 +102,7 @@ def block_kernel(
     norm_width,
     parts,
     eps,
+    one,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     GATED: tl.constexpr,
@@ -109,7 +121,7 @@ def block_kernel(
 ):
     """Programs (BN rows of w, share of the columns): `flashsvd.kernels.step.instructions.Rows` for several sequences.
 
-    sums: fp32 [blocks, SPLITS, 2 if GATED else 1, BN, BM]; arrived: int32 [blocks], zero before and after.
+    one: 1.0. sums: fp32 [blocks, SPLITS, 2 if GATED else 1, BN, BM]; arrived: int32 [blocks], zero before and after.
     """
     width, stride = width8 * 8, stride8 * 8
     block, split = tl.program_id(0), tl.program_id(1)
@@ -123,14 +135,16 @@ def block_kernel(
         share_up = tl.cdiv(tl.cdiv(width_up, SPLITS), BK) * BK
         first_up = split * share_up
         last_up = tl.minimum(first_up + share_up, width_up)
-    wait(CHAINED)
+    wait(CHAINED, rows)
     if GATED:
         y, up = _both_products(
             x, w, x_up, w_up, m, n, batch, rows, x_stride8 * 8, stride, x_up_stride8 * 8, stride_up, first, last,
-            first_up, last_up, BM, BN, BK, PRECISION,
+            first_up, last_up, one, BM, BN, BK, EXACT, PRECISION,
         )  # fmt: skip
     else:
-        y = _products(x, w, m, n, batch, rows, x_stride8 * 8, stride, first, last, BM, BN, BK, PRECISION)
+        y = _products(
+            x, w, m, n, batch, rows, x_stride8 * 8, stride, first, last, one, BM, BN, BK, EXACT, PRECISION
+        )
     done = True
     if SPLITS > 1:
         KINDS: tl.constexpr = 2 if GATED else 1

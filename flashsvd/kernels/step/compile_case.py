@@ -98,7 +98,7 @@ class StepKernelCase:
     def _instructions(self, x: torch.Tensor, scale: Scaled) -> tuple[Instruction, ...]:
         batch, hidden, width, rank, h = self.batch, self.hidden, self.width, self.rank, self.head_dim
         columns = (self.heads + 2 * self.kv_heads) * h
-        out = self._empty(8 if batch == 1 else 4, batch, columns, dtype=torch.float32)
+        out = self._empty(4, batch, columns, dtype=torch.float32)
         p, wide, low = self._empty(batch, 3 * rank), self._empty(batch, width), self._empty(batch, rank)
         caches = [self._empty(batch, self.kv_heads, self.context, h) for _ in "kv"]
         norm = self._empty(h) if self.head_norms else None

@@ -242,7 +242,6 @@ def _(step: Rows, chain: Chain) -> Start:
         "width_up8": up.weight.shape[1] // 8,
         "stride_up8": up.weight.stride(0) // 8,
         "norm_width": 1 if squares is None else squares.width,
-        "parts": parts,
         "eps": program.eps,
         "HAS_BIAS": has_bias,
         "ACTIVATION": program.activation if step.activated else "none",
@@ -257,8 +256,16 @@ def _(step: Rows, chain: Chain) -> Start:
         "BP": next_power_of_two(parts),
     }
     if program.batch == 1:
+        fixed |= {
+            "squares_parts": parts,
+            "CHUNKS": math.ceil(weight.shape[1] / tiles.block_k),
+            "CHUNKS_UP": math.ceil(up.weight.shape[1] / tiles.block_k),
+            "AHEAD": tiles.num_stages,
+        }
         return chain.launch(row_kernel, (blocks,), tensors, num_warps=tiles.num_warps, **fixed)
     fixed |= {
+        "parts": parts,
+        "one": 1.0,
         "batch": program.batch,
         "x_stride8": product.x.stride(0) // 8,
         "x_up_stride8": up.x.stride(0) // 8,
@@ -279,27 +286,36 @@ def _(step: Heads, chain: Chain) -> Start:
     batch, width = chain.program.batch, step.factors[0].u.shape[1]
     tiles = head_tiles(batch, width, step.p.dtype)
     units = [
-        [head.column + part.start, head.u[part.start :].data_ptr(), len(part), head.at, index]
+        [
+            head.column + part.start,
+            head.u[part.start :, at:].data_ptr(),
+            len(part),
+            width - at,
+            head.at + at,
+            index,
+        ]
         for head in step.factors
         for index, part in enumerate(shares_of(head.u.shape[0], chain.shares))
+        for at in range(0, width, tiles.block_h)
     ]
     table = chain.keep(torch.tensor(units, dtype=torch.int64, device=chain.device))
-    block = next_power_of_two(width)
     return chain.launch(
         head_kernel,
         (len(units),),
         {"p": step.p, "like": step.p, "table": table, "out": step.out},
         num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+        num_stages=1 if batch == 1 else tiles.num_stages,
         batch=batch,
         p_stride8=step.p.stride(0) // 8,
         out_stride=step.out.stride(1),
         share_stride=step.out.stride(0),
         H=width,
-        BH=block,
+        BH=tiles.block_h,
         BM=_rows_of_x(batch),
         BK=tiles.block_k,
-        LANES=min(tiles.block_k, max(1, tiles.num_warps * 256 // block)),
+        CHUNKS=math.ceil(max(unit[2] for unit in units) / tiles.block_k),
+        AHEAD=tiles.num_stages,
+        LANES=min(tiles.block_k, max(1, tiles.num_warps * 256 // tiles.block_h)),
         PRECISION=_precision(step.p.dtype),
     )
 

@@ -31,7 +31,7 @@ def embed_kernel(
     b, part = tl.program_id(0), tl.program_id(1)
     n = part * BLOCK + tl.arange(0, BLOCK)
     inside = n < width
-    wait(CHAINED)
+    wait(CHAINED, width)
     x = tl.load(table + tl.load(tokens + b) * width + n, mask=inside, other=0.0).to(tl.float32)
     if LEARNED:
         at = tl.load(place) - tl.load(first + b) + offset
@@ -52,7 +52,7 @@ def layer_norm_kernel(x, weight, bias, out, width, eps, BLOCK: tl.constexpr, CHA
     inside = n < width
     shift = tl.load(weight + n, mask=inside, other=0.0).to(tl.float32)
     add = tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)
-    wait(CHAINED)
+    wait(CHAINED, width)
     y = tl.load(x + b * width + n, mask=inside, other=0.0).to(tl.float32)
     y = tl.where(inside, y - tl.sum(y, 0) / width, 0.0)
     y = y * tl.div_rn(1.0, tl.sqrt_rn(tl.sum(y * y, 0) / width + eps)) * shift + add

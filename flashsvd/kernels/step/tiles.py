@@ -17,7 +17,8 @@ SHARED_BYTES = 96 << 10
 
 @dataclass(frozen=True)
 class RowTiles:
-    """Rows and columns of a tile of weights, shares of the columns, and how the kernel is compiled."""
+    """Rows and columns of a tile of weights, shares of the columns, and how the kernel is compiled; num_stages: tiles
+    on their way at once."""
 
     block_n: int
     block_k: int
@@ -28,9 +29,10 @@ class RowTiles:
 
 @dataclass(frozen=True)
 class HeadTiles:
-    """Rows of a tile of a head's factor."""
+    """Rows and columns of a tile of a head's factor; num_stages: tiles on their way at once."""
 
     block_k: int
+    block_h: int
     num_warps: int
     num_stages: int
 
@@ -50,38 +52,58 @@ def row_tiles(
 ) -> RowTiles:
     """Tiles of a product [batch, width] x [rows, width]; `gated` has two of them in one loop.
 
-    One sequence, Llama-2-7B shapes, bf16, H200, us of a kernel in a chain of them: 3072 x 4096 with tiles of 4 x 2048
-    8.2, 8 x 1024 8.5, 16 x 512 10 to 14; 4096 x 1024 with 8 x 1024 3.8; 1024 x 4096 with 2 x 2048 4.1, 4 x 2048 4.3;
-    1496 x 11008 with 8 x 2048 and 8 warps 10.7, 4 x 2048 11.2; 32000 x 4096 61.8, at the speed of a copy. Sixteen, for
-    3072 x 4096: 64 x 128 in 8 shares 10.7, 128 x 64 12 to 17, 32 x 128 12.0.
+    One sequence, Llama-2-7B shapes, bf16, H200, us of a kernel in a chain of its kind, beside the time of a copy: 3072
+    x 4096 6.8 (6.0), with 8 rows to a tile 7.2; 1024 x 4096 3.3 (2.0), with two tiles ahead 3.6; 4096 x 1024 3.0 (2.0);
+    two of 11008 x 1496 16.2 (15.7), tiles of 8 x 512 16.7; 1496 x 11008 8.7 (7.8); 4096 x 1496 4.0 (2.9); 32000 x 4096
+    59.4. Sixteen, for 3072 x 4096: 64 x 128 in 8 shares 9.3, 32 x 256 10.9, 128 x 64 12 to 17; for 1024 x 4096 with a
+    stage more 5.6, 6.0 without; for 4096 x 1024 in two shares with four stages 5.1, in four with three 5.6.
     """
     full = dtype.itemsize >= 4
     if batch == 1:
-        elements = 4096 if full else 8192
-        columns = 512 if width <= 512 else 1024 if width <= 1024 else 2048
-        if width > 8192:
-            return RowTiles(2 * elements // columns, columns, 1, 8, 1)
-        block_n = min(16, elements // columns)
-        return RowTiles(max(1, block_n // 2) if rows <= 1024 and width > 2048 else block_n, columns, 1, 4, 1)
+        return _tiles_of_one(rows, width, 2 if full else 1, gated)
     block_n, block_k = 64, 32 if full else 128 if batch <= 16 and not gated else 64
     blocks, splits = math.ceil(rows / block_n), 1
     # Work for all multiprocessors, as long as each program has a few tiles.
-    while splits < 8 and blocks * splits * 2 <= 2 * multiprocessors and width >= splits * 8 * block_k:
+    most = multiprocessors if width <= 2048 and not full else 2 * multiprocessors
+    while splits < 8 and blocks * splits * 2 <= most and width >= splits * 8 * block_k:
         splits *= 2
-    return RowTiles(block_n, block_k, splits, 4, 3)
+    stage = (block_n + max(16, next_power_of_two(batch))) * block_k * dtype.itemsize * (2 if gated else 1)
+    deep = blocks * splits <= multiprocessors and 4 * stage <= SHARED_BYTES
+    return RowTiles(block_n, block_k, splits, 4, 4 if deep else 3)
+
+
+def _tiles_of_one(rows: int, width: int, halves: int, gated: bool) -> RowTiles:
+    """For one sequence; halves: what to divide tiles of 16 bits by."""
+    if width > 8192:
+        block_k = 2048
+        # All of x is in registers, and tiles are unrolled.
+        while width > 16 * block_k:
+            block_k *= 2
+        return RowTiles(4 // halves, block_k, 1, 8, 2)
+    if width > 2048:
+        return RowTiles(4 // halves, 1024, 1, 4, 4 if rows <= 1024 else 2)
+    if gated:
+        return RowTiles(16 // halves, 256, 1, 4, 2)
+    return RowTiles(8 // halves, 512, 1, 4, 3)
 
 
 def head_tiles(batch: int, head_dim: int, dtype: torch.dtype) -> HeadTiles:
-    """Tiles of the factors of heads."""
+    """Tiles of the factors of heads.
+
+    One sequence, Llama-2-7B at rank 1024 after 512 tokens, bf16, H200, us of heads, attention and the product after it,
+    which overlap: 128 x 64 by four warps 17.9, 64 x 64 18.3, with one tile ahead 18.8; 64 x 64 by two warps is the
+    fastest alone (6.2, at the speed of a copy 6.0) and needs so many registers that the others begin late, 20.8.
+    """
     width = next_power_of_two(head_dim)
     if batch == 1:
-        elements = 8192 if dtype.itemsize >= 4 else 16384
-        return HeadTiles(max(16, elements // width), 4, 1)
+        columns = min(64, width)
+        elements = 4096 if dtype.itemsize >= 4 else 8192
+        return HeadTiles(max(16, min(128, elements // columns)), columns, 4, 2)
     stages, columns = 3, width + max(16, next_power_of_two(batch))
     # Narrow heads would have so many rows to a tile that as much of P is more than fits.
     fits = SHARED_BYTES // (stages * columns * dtype.itemsize)
     rows = min(8192 // width, next_power_of_two(fits + 1) // 2)
-    return HeadTiles(max(16, rows), 4, stages)
+    return HeadTiles(max(16, rows), width, 4, stages)
 
 
 def attend_tiles(
@@ -90,14 +112,17 @@ def attend_tiles(
     """Tiles for `pairs` kv heads over all sequences, each with `group` queries, of `widest` columns at most.
 
     A single query is left to the plain units where heads are few, as there the time is that of waiting; with 16
-    sequences of 512 tokens the matrix units, of whose 16 rows 15 are for nothing, took 36 us for 39.
+    sequences of 512 tokens the matrix units, of whose 16 rows 15 are for nothing, took 36 us for 39. One sequence as in
+    `head_tiles`: 32 keys by two warps in 16 shares 17.9, 64 by four in 8 shares 19.0; after 4000 tokens 36.6 and 39.7;
+    8 kv heads 15.7 and 16.4.
     """
+    full = dtype.itemsize >= 4
     splits = 1
-    while splits < 16 and pairs * splits * 2 <= 2 * multiprocessors:
+    while splits < 16 and pairs * splits * 2 <= (2 if full else 4) * multiprocessors:
         splits *= 2
-    elements = 4096 if dtype.itemsize >= 4 else 8192
     block_g = 1 if group == 1 and splits > 1 else max(16, next_power_of_two(group))
-    return AttendTiles(block_g, max(16, min(64, elements // next_power_of_two(widest))), splits, 4)
+    elements, num_warps = (4096, 2) if splits > 1 and not full else (4096 if full else 8192, 4)
+    return AttendTiles(block_g, max(16, min(64, elements // next_power_of_two(widest))), splits, num_warps)
 
 
 def shares_of(rank: int, shares: int) -> list[range]:
