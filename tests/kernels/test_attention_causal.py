@@ -23,7 +23,7 @@ from kernel_cases import CPU_BACKENDS, DTYPES, GPU_DTYPES, guarded, skip_without
 
 from flashsvd.kernels import HeadLayout, Projection, flash_svd_attention
 from flashsvd.kernels.attention.naive import rebuild_heads
-from flashsvd.kernels.attention.tiles import kernel_tiles, member_rows, turns, whole_pieces
+from flashsvd.kernels.attention.tiles import kernel_tiles, member_rows, starts_whole, turns, whole_pieces
 from flashsvd.kernels.gate import assert_close, check, relative_error
 from flashsvd.kernels.rotary.naive import naive_rotary
 from flashsvd.kernels.tiles import attention_stream_tiles, attention_tiles
@@ -402,6 +402,15 @@ def test_half_types_are_turned_on_chip_where_loads_are_wide(
 ) -> None:
     layout = None if ranks is None else HeadLayout(ranks)
     assert turns(head_dim, (layout, layout, None), wide) == taken
+
+
+def test_half_types_in_small_pieces_do_not_go_through_two_loops() -> None:
+    """Triton 3.6 on sm_90 reads past a shared factor there (an illegal address at rank 40, misaligned)."""
+    layout = HeadLayout((40, 40))
+    assert starts_whole(64, (layout,) * 3, True) and starts_whole(32, (None, layout, layout), True)
+    assert not starts_whole(64, (layout,) * 3, False)
+    assert not starts_whole(64, (HeadLayout((40, 59)), layout, None), True)
+    assert not starts_whole(36, (None, None, None), True)
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from flashsvd.kernels import HeadLayout
 from flashsvd.kernels.attention.choice import TIE, Choice, prefill_choice, visible_pairs
 from flashsvd.kernels.attention.naive import visible
+from flashsvd.kernels.attention.tiles import doubtful
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -88,6 +89,8 @@ def test_the_faster_way_wins_and_memory_breaks_ties(
     assert choice == chosen(rank, **sizes, device=device, window=window)
     assert min(choice.on_chip_us, choice.once_us) > 0
     on_chip = choice.on_chip_us <= (1 + TIE) * choice.once_us
+    # Left to plain torch, which has nothing on chip.
+    on_chip &= not (device == GPU and doubtful(head_dim, group, torch.bfloat16))
     assert choice.how == ("rebuild on chip" if on_chip else "rebuild once")
     itemsize = 2 if device == GPU else 4
     assert choice.heads_bytes == itemsize * batch * head_dim * (seq * 2 * group + (past + seq) * 4)

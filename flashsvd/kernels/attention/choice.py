@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from flashsvd.kernels.attention.tiles import Layouts, kernel_tiles
+from flashsvd.kernels.attention.tiles import Layouts, doubtful, kernel_tiles
 from flashsvd.kernels.layout import HeadLayout
 from flashsvd.kernels.tiles import attention_stream_tiles
 
@@ -140,7 +140,8 @@ def prefill_choice(
         read_bytes + heads_bytes,
         launches=2,
     ) + us(4.0 * batch * heads * head_dim * pairs, speeds.attention, heads_bytes + out_bytes, launches=1)
-    how: How = "rebuild on chip" if on_chip <= (1 + TIE) * once else "rebuild once"
+    left_to_torch = device.type == "cuda" and rotary and doubtful(head_dim, heads // kv_heads, dtype)
+    how: How = "rebuild on chip" if on_chip <= (1 + TIE) * once and not left_to_torch else "rebuild once"
     return Choice(how, on_chip, once, heads_bytes)
 
 

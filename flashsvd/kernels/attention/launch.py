@@ -11,7 +11,16 @@ import torch
 
 from flashsvd.kernels.arguments import check_compiled
 from flashsvd.kernels.attention.naive import Rotation, rebuild_heads
-from flashsvd.kernels.attention.tiles import Layouts, kernel_tiles, member_rows, turns, whole_pieces
+from flashsvd.kernels.attention.stream import stream_attention
+from flashsvd.kernels.attention.tiles import (
+    Layouts,
+    doubtful,
+    kernel_tiles,
+    member_rows,
+    starts_whole,
+    turns,
+    whole_pieces,
+)
 from flashsvd.kernels.attention.triton_kernel import attention_kernel
 from flashsvd.kernels.backend import on_device
 from flashsvd.kernels.layout import HeadLayout, Projection
@@ -132,16 +141,18 @@ def launch_attention(
         tensor.data_ptr() % 16 for tensor in (q.p, k.p, v.p, q_u, k_u, v_u)
     )
     layouts = (q.layout, k.layout, v.layout)
-    if (
-        rotation is not None
-        and p.is_cuda
-        and p.element_size() == 2
-        and not turns(head_dim, layouts, wide_loads)
-    ):
+    half_on_gpu = p.is_cuda and p.element_size() == 2
+    arguments = (heads, kv_heads, head_dim, key_mask, scale, causal, window)
+    if rotation is not None and p.is_cuda and doubtful(head_dim, heads // kv_heads, p.dtype):
+        return stream_attention(q, k, v, *arguments, rotation)
+    if rotation is not None and half_on_gpu and not turns(head_dim, layouts, wide_loads):
         q, k = (
             turned_in_memory(proj, count, head_dim, rotation) for proj, count in ((q, heads), (k, kv_heads))
         )
-        return launch_attention(q, k, v, heads, kv_heads, head_dim, key_mask, scale, causal, window)
+        return launch_attention(q, k, v, *arguments)
+    split = causal or window is not None
+    if split and half_on_gpu and not starts_whole(head_dim, layouts, wide_loads):
+        return stream_attention(q, k, v, *arguments, rotation)
     # As bytes: how a one-bit type is laid out in memory is nobody's promise.
     mask = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
     angles = [out, 0, 0, out, 0, 0] if rotation is None else _angles(rotation)

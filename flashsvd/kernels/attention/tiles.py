@@ -88,5 +88,17 @@ def whole_pieces(tiles: AttentionTiles) -> bool:
 def turns(head_dim: int, layouts: Layouts, wide_loads: bool) -> bool:
     """Whether the kernel turns heads of half types on a GPU: halves, ranks and rows all start on 16 bytes, and halves
     are wide enough for `whole_pieces`."""
-    starts = [head_dim // 2, *(layout.alignment for layout in layouts if layout is not None)]
-    return wide_loads and head_dim > 32 and not any(start % _ALIGN for start in starts)
+    return head_dim > 32 and head_dim % (2 * _ALIGN) == 0 and starts_whole(head_dim, layouts, wide_loads)
+
+
+def starts_whole(head_dim: int, layouts: Layouts, wide_loads: bool) -> bool:
+    """Whether heads, ranks and rows of half types all start on 16 bytes. Where they do not, Triton 3.6 on sm_90 reads
+    past a factor that two loops over keys share, which is what a window or causality makes of one."""
+    starts = [head_dim, *(layout.alignment for layout in layouts if layout is not None)]
+    return wide_loads and not any(start % _ALIGN for start in starts)
+
+
+def doubtful(head_dim: int, group: int, dtype: torch.dtype) -> bool:
+    """Whether heads that the kernel turns on a GPU are left to plain torch: of half types wider than 64, a query head
+    to every kv head, Triton 3.6's code for sm_90 fails the gate (ranks of 64, 520 tokens), where groups of 4 pass."""
+    return dtype.itemsize == 2 and head_dim > 64 and group == 1
