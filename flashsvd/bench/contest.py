@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from flashsvd.bench.counts import Work
 from flashsvd.bench.rows import Baselines, Row, rates, with_ratios
 from flashsvd.errors import Cancelled
 from flashsvd.measure.ceilings import Ceilings
-from flashsvd.measure.latency import time_engines
+from flashsvd.measure.latency import quantiles, time_engines
 from flashsvd.progress import Progress
 from flashsvd.results import GateReport, Quantiles
 
@@ -27,7 +27,8 @@ class Prepared:
     call: one run, on the same input each time. checked: the part of its result that is judged. peak: bytes alive at
     most during a call beyond what was there before, or None where the device cannot tell. before: puts it back to
     where every call starts from, outside its time. more: other fields of its row, asked once it has been timed. work:
-    what is counted for it, where only having made it tells.
+    what is counted for it, where only having made it tells. told: milliseconds of the parts of every call so far, as
+    the call itself took them, where the time around it is not what a row is about.
     """
 
     call: Callable[[], object]
@@ -37,6 +38,7 @@ class Prepared:
     before: Callable[[], object] | None = None
     more: Callable[[], Mapping[str, Any]] = dict
     work: Work | None = None
+    told: Sequence[Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ def run_contest(
     for name, (whole, repeats) in found.items():
         progress("Measuring memory", 0.95)
         latency = Quantiles(*(value / terms.steps for value in (whole.p20, whole.p50, whole.p80)))
+        told = ready[name].told
+        if told is not None:
+            latency = quantiles([part for call in told[-repeats:] for part in call])
         rows[name] = replace(
             rows[name],
             latency_ms=latency,

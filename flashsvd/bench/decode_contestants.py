@@ -12,9 +12,10 @@ import torch
 
 from flashsvd.bench.contest import Contestant, Prepared
 from flashsvd.bench.counts import Work
-from flashsvd.bench.decode_reference import judged_logits, kind_of
+from flashsvd.bench.decode_reference import judged_logits, judged_rows, kind_of, shown_tokens
 from flashsvd.bench.decoder_setting import Setting
 from flashsvd.bench.decoders import Decoder, DynamicDecoder, RuntimeDecoder, StaticDecoder, last_tokens
+from flashsvd.bench.generating import StaticGenerate
 from flashsvd.bench.launches import count_launches
 from flashsvd.bench.model_counts import step_work
 from flashsvd.decoding.layers import read_model
@@ -36,6 +37,14 @@ def _dense_static(setting: Setting) -> Contestant:
         f"dense with a static cache, every step under torch.compile, {_compiled_how(setting)}",
         _dense_work(setting),
         lambda: _static("dense-static-compile", setting, setting.loaded.model),
+    )
+
+
+def _dense_generate(setting: Setting) -> Contestant:
+    return Contestant(
+        "transformers' generate() with a static cache, which compiles where there is a GPU",
+        _dense_work(setting),
+        lambda: _generate(setting, setting.loaded.model),
     )
 
 
@@ -87,6 +96,17 @@ def _flash_graph(setting: Setting) -> Contestant:
     )
 
 
+def _flash_generate(setting: Setting) -> Contestant:
+    return Contestant(
+        "our runtime's generate()",
+        _work(setting),
+        lambda: _runtime_generate(setting, setting.flash),
+        left_out="of one new token there is no time from one to the next"
+        if setting.new_tokens == 1
+        else None,
+    )
+
+
 def _flash_graph_rank(setting: Setting) -> Contestant:
     return Contestant(
         "our runtime, a step as one CUDA graph, cache in rank space",
@@ -100,12 +120,14 @@ CONTESTANTS: Mapping[str, Callable[[Setting], Contestant]] = MappingProxyType(
     {
         "dense": _dense,
         "dense-static-compile": _dense_static,
+        "dense-generate": _dense_generate,
         "dense-graph": _dense_graph,
         "lowrank": _lowrank,
         "lowrank-static-compile": _lowrank_static,
         "flash": _flash,
         "flash-graph": _flash_graph,
         "flash-graph-rank": _flash_graph_rank,
+        "flash-generate": _flash_generate,
     }
 )
 """Every way of decoding, by the name of its row."""
@@ -145,6 +167,39 @@ def _rank_cached(name: str, setting: Setting) -> Prepared:
     # Which layers keep what in rank space is for the engine to choose.
     read = runtime.kv_bytes * setting.ids.shape[1] // setting.capacity
     return replace(prepared, work=replace(_work(setting), activation_bytes=read))
+
+
+def _generate(setting: Setting, model: Any) -> Prepared:
+    """What is timed is every token but the first, on the host's clock."""
+    static, rows = StaticGenerate(model, setting.new_tokens), judged_rows(len(setting.ids))
+    shown = shown_tokens(setting.ids, setting.standards["dense"])
+    told: list[list[float]] = []
+    held: list[int] = []
+
+    def judged(_: object) -> torch.Tensor:
+        logits, cache_bytes = static.logits(setting.ids, shown)
+        held.append(cache_bytes)
+        return logits[:, rows]
+
+    return Prepared(
+        call=lambda: told.append(static.write(setting.ids)),
+        checked=judged,
+        peak=lambda: None,
+        weight_bytes=weight_bytes(model),
+        more=lambda: {"kv_bytes": held[-1]},
+        told=told,
+    )
+
+
+def _runtime_generate(setting: Setting, model: Any) -> Prepared:
+    runtime = setting.runtime(model, graph=setting.loaded.device.type == "cuda")
+    told: list[list[float]] = []
+
+    def write() -> None:
+        told.append(list(runtime.generate(setting.ids, max_new_tokens=setting.new_tokens).step_ms))
+
+    prepared = _prepared("flash-generate", setting, RuntimeDecoder(runtime), runtime.weight_bytes)
+    return replace(prepared, call=write, before=None, told=told)
 
 
 def _eager(name: str, setting: Setting, model: Any) -> Prepared:

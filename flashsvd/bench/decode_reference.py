@@ -151,13 +151,18 @@ def _last(model: Any, ids: torch.Tensor, count: int) -> torch.Tensor:
     return found.double().cpu()
 
 
+def shown_tokens(ids: torch.Tensor, standard: Standard) -> torch.Tensor:
+    """The standard's tokens [steps, B] for the sequences of ids [B, T] that are judged; what the others are shown is of
+    no matter."""
+    shown = ids[:, -1].repeat(len(standard.tokens), 1)
+    shown[:, judged_rows(len(ids))] = standard.tokens
+    return shown
+
+
 def judged_logits(decoder: Decoder, ids: torch.Tensor, standard: Standard) -> torch.Tensor:
     """What the judge asks of a decoder: logits [steps + 1, R, V] of the prompts ids [B, S] and of steps that are shown
     the standard's tokens."""
-    rows = judged_rows(len(ids))
-    # What the other sequences are shown is of no matter.
-    shown = ids[:, -1].repeat(len(standard.tokens), 1)
-    shown[:, rows] = standard.tokens
+    rows, shown = judged_rows(len(ids)), shown_tokens(ids, standard)
     logits = [decoder.fill(ids)[rows].clone()]
     logits += [decoder.step(tokens)[rows].clone() for tokens in shown]
     return torch.stack(logits)

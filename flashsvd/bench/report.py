@@ -140,11 +140,13 @@ def _title(saved: SavedPoint) -> str:
 
 def _table(points: Sequence[SavedPoint]) -> str:
     columns = COLUMNS[points[0].point.bench]
-    cells = [
-        columns.headings,
-        (*("---" for _ in columns.before), *("---:" for _ in columns.headings[len(columns.before) :])),
-        *(columns.cells(point) for point in points),
-    ]
+    rules = (*("---" for _ in columns.before), *("---:" for _ in columns.headings[len(columns.before) :]))
+    rows = [columns.cells(point) for point in points]
+    # Rows that no point was asked for get no column; a point that failed as a whole says nothing of that.
+    asked = {row.name for point in points for row in point.point.rows}
+    dropped = {heading for name, heading in columns.timed if asked and name not in asked}
+    used = [heading not in dropped for heading in columns.headings]
+    cells = [itertools.compress(row, used) for row in (columns.headings, rules, *rows)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     notes = [f"- {note}" for point in points for note in _notes(point)]
     return "\n\n".join(filter(None, [_title(points[0]), table, "\n".join(notes)]))

@@ -104,10 +104,14 @@ def test_a_row_that_failed_says_why_and_one_not_asked_for_is_a_dash() -> None:
     whole = saved().point
     rows = tuple(row for row in whole.rows if row.name != "lowrank")
     failed = replace(rows[1], status="failed", reason="RuntimeError: no compiler", latency_ms=None, gate=None)
-    text = report([replace(saved(), point=replace(whole, rows=(rows[0], failed, *rows[2:])))])
-    (cells,) = _table(text)
+    fewer = replace(saved(), point=replace(whole, rows=(rows[0], failed, *rows[2:])))
+    text = report([fewer, saved(seq=1024)])
+    cells, _ = _table(text)
     assert cells["dense compiled ms"] == cells["low-rank ms"] == "–" and cells["dense ms"] == "8.00"
-    assert "dense-compile failed: RuntimeError: no compiler" in text and "lowrank" not in text.split("```")[0]
+    assert "dense-compile failed: RuntimeError: no compiler" in text and "lowrank failed" not in text
+    # A column that nobody asked for is not there.
+    (alone,) = _table(report([fewer]))
+    assert cells.keys() - alone.keys() == {"low-rank ms"}
 
 
 def test_points_are_grouped_and_sorted_whatever_order_they_came_in() -> None:
