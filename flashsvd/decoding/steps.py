@@ -141,12 +141,15 @@ class _Writer:
         starts = [0, columns[0], columns[0] + columns[1]]
         heads = self._heads(sides, sum(columns))
         source, normed = self._normed(layer.attention_norm)
-        for side, start in zip(sides, starts, strict=True):
-            if side.u is None:
-                # Dense, or kept in rank space: columns of the first product are the heads.
-                rows = parts.first[side.at : side.at + side.columns]
-                place = heads[0, :, start : start + side.columns]
-                self._steps.append(Rows(Product(source, rows, None, normed), place))
+        # Dense, or kept in rank space: columns of the first product are the heads. Neighbours are one product.
+        kept = [(side, start) for side, start in zip(sides, starts, strict=True) if side.u is None]
+        while kept:
+            side, start = kept.pop(0)
+            count = side.columns
+            while kept and (side.at + count, start + count) == (kept[0][0].at, kept[0][1]):
+                count += kept.pop(0)[0].columns
+            rows = parts.first[side.at : side.at + count]
+            self._steps.append(Rows(Product(source, rows, None, normed), heads[0, :, start : start + count]))
         rebuilt = [(side, start) for side, start in zip(sides, starts, strict=True) if side.u is not None]
         if rebuilt:
             low = min(side.at for side, _ in rebuilt)

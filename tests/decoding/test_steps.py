@@ -133,6 +133,15 @@ def test_a_program_holds_no_weight_of_its_own(decoder: Decoder, family: str, eng
         assert all(weight.untyped_storage().data_ptr() in held for weight in named(step))
 
 
+def test_neighbours_among_dense_q_k_and_v_are_one_product(decoder: Decoder) -> None:
+    loaded = decoder("llama", dtype=torch.float32)
+    for text, products in ((None, 1), ("*.q: 8", 2), ("*.k: 8", 3), ("*.v: 8", 2), ("*.qkv: 8", 1)):
+        engine = "dense" if text is None else "flash"
+        steps = small(loaded, text).runtime(engine)._step.program.instructions
+        attends = [index for index, step in enumerate(steps) if isinstance(step, Attend)]
+        assert sum(isinstance(step, Rows) for step in steps[: attends[0]]) == products
+
+
 @pytest.mark.parametrize("engine", COMPRESSED)
 def test_a_layer_of_factors_is_nine_instructions(decoder: Decoder, engine: str) -> None:
     text = "*.qkv: 8 *.o: 16 *.gate: 16 *.up: 16 *.down: 16"
