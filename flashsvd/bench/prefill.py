@@ -15,6 +15,7 @@ from flashsvd.bench.request import ModelRequest, in_words, load_for, make_factor
 from flashsvd.bench.rows import Baselines, Row
 from flashsvd.bench.unmasked import unmasked
 from flashsvd.data import timing_ids
+from flashsvd.engines.decoder import prefill_words
 from flashsvd.errors import InputError
 from flashsvd.measure.ceilings import Ceilings
 from flashsvd.models.causal import check_causal
@@ -94,4 +95,7 @@ def bench_prefill(
             judged_tokens=1,
             tokens=request.batch * request.seq,
         )
-    return in_words(loaded, plan) + how, rows
+    heads = ""
+    if any(name.startswith("flash") for name in request.engines):
+        heads = f"; flash: {prefill_words(setting.flash, request.batch, request.seq)}"
+    return in_words(loaded, plan) + how + heads, rows

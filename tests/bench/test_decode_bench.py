@@ -60,8 +60,9 @@ def _decode(folder: Path, session: Session, **changes: Any) -> dict[str, Row]:
 
 
 def _prefill(folder: Path, session: Session, **changes: Any) -> dict[str, Row]:
-    request = PrefillRequest(str(folder), *KEEP, batch=3, seq=12, repeats=3, **FIXED)
-    _, rows = bench_prefill(replace(request, **changes), CEILINGS, session, lambda *_: None)
+    request = replace(PrefillRequest(str(folder), *KEEP, batch=3, seq=12, repeats=3, **FIXED), **changes)
+    about, rows = bench_prefill(request, CEILINGS, session, lambda *_: None)
+    assert ("flash: rebuild" in about) == any(name.startswith("flash") for name in request.engines), about
     return {row.name: row for row in rows}
 
 
