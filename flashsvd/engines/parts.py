@@ -88,7 +88,9 @@ def causal_parts(
     cache "rank" leaves v in rank space where its heads have factors of their own of less than the head dim, every head
     padded to the largest rank (v's second factors and bias are folded into the output projection), and q and k, too,
     where no rotary positions and no norms come between their factors (`flashsvd.engines.absorb`). What does not
-    allow it is rebuilt at head dim, as everything is with "dense". scale: 1 / sqrt(head_dim) unless given.
+    allow it is rebuilt at head dim, as everything is with "dense". k that is turned is among that: of h columns at rank
+    r, every step would make each key of each head anew, 2·h·r FLOPs, and turn it by 4·h bytes of cosines and sines, to
+    save 2·(h - r) bytes of the cache. scale: 1 / sqrt(head_dim) unless given.
     """
     values = scores = None
     if cache == "rank":
