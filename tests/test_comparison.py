@@ -182,7 +182,7 @@ def test_a_curve_over_nothing_is_refused(scored_folder: Path, keeps: tuple[float
 
 def test_random_weights_have_no_curve() -> None:
     with pytest.raises(ModelError, match="accuracy does not apply"):
-        score_curve(CurveRequest("bert-base", (0.5,)))
+        score_curve(CurveRequest("electra-small", (0.5,)))
 
 
 @pytest.mark.gpu

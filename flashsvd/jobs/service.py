@@ -22,7 +22,7 @@ from flashsvd.results import (
     SpectraRequest,
     from_json,
 )
-from flashsvd.threads import SPIN_COUNT, SPIN_VARIABLE
+from flashsvd.threads import ARITHMETIC_VARIABLE, SPIN_COUNT, SPIN_VARIABLE, WORKER_VARIABLE
 
 Request = CompareRequest | CurveRequest | SpectraRequest
 
@@ -200,7 +200,10 @@ class JobService:
                     worker_kwargs={
                         "memory_limit": 0,
                         "dashboard": False,
-                        "env": {SPIN_VARIABLE: os.environ.get(SPIN_VARIABLE, SPIN_COUNT)},
+                        "env": {
+                            SPIN_VARIABLE: os.environ.get(SPIN_VARIABLE, SPIN_COUNT),
+                            WORKER_VARIABLE: os.environ.get(ARITHMETIC_VARIABLE, ""),
+                        },
                     },
                 )
             client = Client(target, timeout=60, set_as_default=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 
 from flashsvd.errors import Cancelled, FlashSVDError
 from flashsvd.results import CompareRequest, CurveRequest, Machine, SpectraRequest, SpectraSummary, to_json
+from flashsvd.threads import WORKER_VARIABLE
 
 TOPIC = "flashsvd-jobs"
 PLUGIN = "flashsvd"
@@ -49,6 +51,7 @@ def warm() -> Machine:
     from flashsvd.session import Session
 
     _use_all_cores(torch)
+    _keep_freed_memory()
     state = state_of(get_worker())
     state.session = state.session or Session()
     return describe_machine(pick_device("auto"))
@@ -111,8 +114,24 @@ def _reporter(worker: Worker, state: WorkerState, job: str) -> Callable[[str, fl
 
 
 def _use_all_cores(torch: Any) -> None:
-    """Dask starts its workers with one thread for arithmetic; ours runs one job at a time and may use all."""
-    import os
-
+    """Dask starts its workers with one thread for arithmetic; ours runs one job at a time and may use all cores, or as
+    many as OMP_NUM_THREADS says to the process that asks.
+    """
+    said = os.environ.get(WORKER_VARIABLE, "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(cores or 1)
+    torch.set_num_threads(int(said) if said.isdecimal() and int(said) else cores or 1)
+
+
+def _keep_freed_memory() -> None:
+    """Dask has glibc give back whatever is freed, and each activation then waits for new pages, for up to half as long
+    again as the run takes without that. These are the thresholds that glibc comes to by itself.
+    """
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    trim, mmap = -1, -3
+    mallopt(mmap, 32 << 20)
+    mallopt(trim, 64 << 20)

@@ -137,6 +137,7 @@ def no_overflow(page: Page) -> bool:
     return wide
 
 
+@pytest.mark.quiet
 def test_first_full_view_comes_within_five_seconds(browser: Browser, tmp_path: Path) -> None:
     """The best of up to three cold servers and cold browser contexts: a busy neighbour is not the app's time."""
     seconds = []

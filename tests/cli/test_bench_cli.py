@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from flashsvd.bench import ffn
 from flashsvd.bench.saved import read_points
+from flashsvd.cli import main
 from flashsvd.cli.commands import application
 from flashsvd.errors import FlashSVDError
 from tests.small_decoders import DecoderFolder
@@ -171,16 +172,16 @@ def test_what_was_finished_survives_an_interrupt(
         (("encoder", "bert-base", "--keep", "much"), "FIRST:LAST:STEP"),
         (("encoder", "bert-base", "--plan", "missing.json"), "cannot read the plan"),
         (("encoder", "bert-base", "--device", "tpu"), "device must be"),
-        (("decode", "bert-base"), "does not write text: expected a causal language model of one of"),
+        (("decode", "electra-small"), "does not write text: expected a causal language model of one of"),
         (("decode", "no/such"), "hub cannot be reached"),
         (("decode", "llama-2-7b", "--engines", "flash-rebuild"), "got 'flash-rebuild'"),
         (("decode", "llama-2-7b", "--context", "0"), "context must be at least 1"),
         (("decode", "llama-2-7b", "--context", "many"), "--context takes whole numbers"),
         (("decode", "llama-2-7b", "--new-tokens", "0"), "new-tokens must be at least 1"),
         (("decode", "llama-2-7b", "--append"), "--append adds to the file of --save"),
-        (("prefill", "bert-base"), "does not write text"),
+        (("prefill", "electra-small"), "does not write text"),
         (
-            ("prefill", "llama-2-7b", "--engines", "flash-graph"),
+            ("prefill", "llama-2-7b", "--engines", "flash-graph-rank"),
             "engines must be some of dense, dense-compile",
         ),
         (("prefill", "llama-2-7b", "--budget", "0"), "budget must be"),
@@ -209,13 +210,16 @@ def test_bad_input_is_an_error_for_people(arguments: tuple[str, ...], words: str
     assert "\n" not in str(error.value)
 
 
-def test_a_plan_that_does_not_fit_is_one_line_and_exit_code_2(tiny_folder: Path) -> None:
-    command = [sys.executable, "-m", "flashsvd", "bench", "encoder", str(tiny_folder), "--seq", "16,65"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.splitlines() == [
-        f"error: seq must be from 1 to 64 (the positions of {tiny_folder}), got 65"
-    ]
+def test_a_plan_that_does_not_fit_is_one_line_and_exit_code_2(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["flashsvd", "bench", "encoder", str(tiny_folder), "--seq", "16,65"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [f"error: seq must be from 1 to 64 (the positions of {tiny_folder}), got 65"]
 
 
 def test_what_a_measuring_machine_lacks_is_not_imported() -> None:

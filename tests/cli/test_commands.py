@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flashsvd.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 def _run(*arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
@@ -28,27 +31,43 @@ def test_models_lists_what_needs_no_download() -> None:
     assert "bert-large" in _run("models").stdout
 
 
-def test_compare_prints_one_object(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The same in this process: a new one for each would load torch every time."""
+
+    def in_process(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["flashsvd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return in_process
+
+
+def test_compare_prints_one_object(tiny_folder: Path, tmp_path: Path, run: Run) -> None:
     common = ("compare", str(tiny_folder), "--batch", "2", "--seq", "16", "--repeats", "3")
     done = _run(*common, "--ranks", "9,20,11", "--json")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert [run["engine"] for run in found["runs"]] == ["dense", "lowrank", "flash"]
     assert found["plan"]["layers"][0]["q"] == [9, 9]
     (tmp_path / "plan.json").write_text(json.dumps(found["plan"]))
-    again = _run(*common, "--plan", str(tmp_path / "plan.json"), "--engines", "flash")
-    assert again.returncode == 0, again.stderr
-    assert "flash" in again.stdout and "agrees" in again.stdout
+    code, out, err = run(*common, "--plan", str(tmp_path / "plan.json"), "--engines", "flash")
+    assert code == 0, err
+    assert "flash" in out and "agrees" in out
 
 
 def test_a_store_that_fails_costs_a_warning_not_the_numbers(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     (tmp_path / "home").write_text("a file where a folder should be")
     monkeypatch.setenv("FLASHSVD_HOME", str(tmp_path / "home"))
-    done = _run("compare", str(tiny_folder), "--batch", "1", "--seq", "8", "--repeats", "3", "--json")
-    assert done.returncode == 0 and len(json.loads(done.stdout)["runs"]) == 3
-    assert done.stderr.startswith("warning: the run was not stored") and done.stderr.count("\n") == 1
+    code, out, err = run(
+        "compare", str(tiny_folder), "--batch", "1", "--seq", "8", "--repeats", "3", "--json"
+    )
+    assert code == 0 and len(json.loads(out)["runs"]) == 3
+    assert err.startswith("warning: the run was not stored") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -72,18 +91,10 @@ def test_a_store_that_fails_costs_a_warning_not_the_numbers(
         (("app", "--port", "0"), "port must be"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: tuple[str, ...],
-    words: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    # In this process: a new one for each would load torch every time. test_tune_cli.py has one that is its own.
-    monkeypatch.setattr(sys, "argv", ["flashsvd", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    out, err = capsys.readouterr()
+def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words: str, run: Run) -> None:
+    # test_tune_cli.py has one that is a process of its own.
+    code, out, err = run(*arguments)
+    assert code == 2
     lines = err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0]
     assert out == ""

@@ -45,7 +45,7 @@ def fake_stdlib(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Tensors this small run faster on one thread than on a shared pool."""
     before = torch.get_num_threads()

@@ -135,7 +135,7 @@ def test_bad_requests_are_one_line(tiny: LoadedModel) -> None:
         build(tiny, "warp")
     with pytest.raises(InputError, match="needs factors"):
         build(tiny, "flash")
-    other = load("bert-base").shape
+    other = load("electra-small").shape
     with pytest.raises(PlanError, match="for whole matrices but the spectra are per head"):
         factorise(tiny, compute(tiny, method_named("svd")), uniform(tiny.shape.with_per_head(False), 0.5))
     with pytest.raises(PlanError, match="another model"):

@@ -12,8 +12,8 @@ from flashsvd.results import PlanChoice
 
 @pytest.mark.slow
 def test_half_of_what_a_cut_cost_comes_back_within_a_minute(tmp_path: Path) -> None:
-    """Keep 0.2, where the cut costs most, so that 400 held-out pieces can tell; 510 pieces, 60 steps of 16, default
-    losses. Longer runs give more back (`python -m flashsvd finetune stdlib-bert OUT --task bundled --keep 0.3`).
+    """Keep 0.2, where the cut costs most, so that 400 held-out pieces can tell; 40 steps of 8 pieces, default losses.
+    Longer runs give more back (`python -m flashsvd finetune stdlib-bert OUT --task bundled --keep 0.3`).
     """
     report = finetune(
         FinetuneRequest(
@@ -21,9 +21,10 @@ def test_half_of_what_a_cut_cost_comes_back_within_a_minute(tmp_path: Path) -> N
             str(tmp_path / "out"),
             "bundled",
             PlanChoice(keep=0.2),
-            steps=60,
-            lr=5e-4,
-            eval_every=60,
+            steps=40,
+            batch=8,
+            lr=3e-4,
+            eval_every=40,
             samples=400,
             device="cpu",
         )

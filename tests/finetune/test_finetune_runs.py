@@ -272,7 +272,7 @@ def test_the_validation_split_is_never_trained_on(
 def test_a_preset_learns_from_random_weights_with_a_tokenizer_that_it_is_given(
     base: Path, letters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = FinetuneRequest("distilbert-base", str(tmp_path / "out"), str(letters), steps=1, device="cpu")
+    request = FinetuneRequest("electra-small", str(tmp_path / "out"), str(letters), steps=1, device="cpu")
     with pytest.raises(InputError, match="--tokenizer FOLDER"):
         finetune(request)
     with pytest.raises(InputError, match="holds no tokenizer"):
@@ -288,7 +288,7 @@ def test_a_preset_learns_from_random_weights_with_a_tokenizer_that_it_is_given(
         ({"teacher": "stdlib-bert"}, "leave teacher out"),
         ({"new_head": True}, "keeps the head"),
         ({"max_length": 999}, "max_length must be at most 32"),
-        ({"model": "bert-base"}, "random weights"),
+        ({"model": "electra-small"}, "random weights"),
         ({"device": "tpu"}, "device must be"),
     ],
 )

@@ -1,5 +1,6 @@
 """Real worker processes: a job's whole life, and everything that can end it early."""
 
+import os
 import subprocess
 import sys
 import time
@@ -144,3 +145,25 @@ def test_a_result_is_handed_over_before_the_job_is_done(request_: CompareRequest
         service.close()
     assert status.state == "done" and status.warning == "the disk is full"
     assert len(handed) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_a_worker_keeps_the_memory_that_it_frees() -> None:
+    """Dask's variable asks for the opposite, and then activations cost half a run in page faults."""
+    code = """
+import resource
+from flashsvd.jobs.tasks import _keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        bytearray(4 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back = faults()
+_keep_freed_memory()
+faults()
+print(given_back, faults())
+"""
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+    given_back, kept = map(int, done.stdout.split())
+    assert given_back > 10_000 and kept < 1000

@@ -60,7 +60,7 @@ def check_scale(
 ) -> None:
     """Also where whole blocks of keys are masked, and all keys of a sequence."""
     for mask in ("left", "one empty", None):
-        inputs = attention_inputs(same("", 97, 32, ranks, mask=mask), dtype)
+        inputs = attention_inputs(same("", 97, 32, ranks, heads=1, kv_heads=1, mask=mask), dtype)
         factor = scale * inputs.head_dim**0.5
         exact = inputs.map(torch.Tensor.double)
         q = exact.q._replace(p=exact.q.p * factor, bias=exact.q.bias * factor)
@@ -72,7 +72,7 @@ SCALES = (-0.3, -0.0, 0.0, 2.5)
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("ranks", [(7, 16), None], ids=["factored", "dense"])
+@pytest.mark.parametrize("ranks", [(7,), None], ids=["factored", "dense"])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_any_scale_will_do(backend: str, ranks: tuple[int, ...] | None, scale: float) -> None:
     skip_without_interpreter(backend)
@@ -135,7 +135,7 @@ def test_compiled_kernel_passes_the_gate_where_loads_are_wide(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("ranks", [(8, 16), None], ids=["factored", "dense"])
+@pytest.mark.parametrize("ranks", [(8,), None], ids=["factored", "dense"])
 @pytest.mark.parametrize("dtype", GPU_DTYPES, ids=str)
 def test_any_scale_will_do_compiled(dtype: torch.dtype, ranks: tuple[int, ...] | None, scale: float) -> None:
     # Against a softmax as sharp as 2.5 makes it plain bf16 is off by 0.0135 to 0.0185, more than any gate lets pass.

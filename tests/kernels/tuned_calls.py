@@ -69,11 +69,11 @@ def _named(
 INTERPRETED = _named(
     (
         norm(17, 97, "layer"),
-        rank_space(Case("masked", 97, (40,), (24,), mask="right", batch=1)),
-        rank_space(Case("window, groups", 97, (8, 16), (16, 8), group=2, window=9, batch=1)),
-        attention(same("rank 40", 97, 32, (40,), mask="right", batch=1, heads=1, kv_heads=1)),
+        rank_space(Case("masked", 65, (40,), (24,), mask="right", batch=1)),
+        rank_space(Case("window, groups", 65, (8, 16), (16, 8), group=2, window=9, batch=1)),
+        attention(same("rank 40", 65, 32, (40,), mask="right", batch=1, heads=1, kv_heads=1)),
         attention(grouped("turned, groups", 2, 1, 33, 32, 16, past=5, turned="one", batch=1)),
-        rank_space(Case("causal", 97, (8,), (16,), causal=True, past=9, batch=1)),
+        rank_space(Case("causal", 65, (8,), (16,), causal=True, past=9, batch=1)),
         _op(Form(70, 97, 40, 40)),
         _op(Form(33, 97, 16, 16, "silu", rank_up=7)),
     ),
