@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashsvd.kernels.step.tiles import MOST_ROWS, attend_tiles, head_tiles, row_tiles, shares_of
+from flashsvd.kernels.step.tiles import MOST_ROWS, MOST_SHARES, attend_tiles, head_tiles, row_tiles, shares_of
 from flashsvd.kernels.tiles import next_power_of_two
 
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
@@ -97,18 +97,20 @@ def test_heads_are_cut_into_what_a_kernel_takes(batch: int, head_dim: int, dtype
     st.integers(1, 32).map(lambda n: 8 * n),
     dtypes,
     multiprocessors,
+    st.integers(1, 5000),
 )
 def test_keys_are_cut_into_what_a_kernel_takes(
-    pairs: int, group: int, widest: int, dtype: torch.dtype, count: int
+    pairs: int, group: int, widest: int, dtype: torch.dtype, count: int, capacity: int
 ) -> None:
-    tiles = attend_tiles(pairs, group, widest, dtype, count)
+    tiles = attend_tiles(pairs, group, widest, dtype, count, capacity=capacity)
     assert all(map(is_power, (tiles.block_g, tiles.block_t, tiles.splits, tiles.num_warps)))
-    assert tiles.block_g >= group and tiles.block_t >= 16
-    # The matrix units take 16 rows; a single query may go without.
+    # The matrix units take 16 rows and as many keys; a single query may go without.
+    assert tiles.block_g >= group and tiles.block_t >= (8 if tiles.block_g == 1 else 16)
     assert tiles.block_g >= 16 or (tiles.block_g == 1 and group == 1)
     # Where the launch makes room for the parts.
-    assert tiles.splits <= 16
-    assert tiles.splits == 1 or pairs * tiles.splits <= 4 * count
+    assert tiles.splits <= MOST_SHARES
+    warps = 16 if dtype != torch.float32 else 8
+    assert tiles.splits == 1 or pairs * tiles.splits * tiles.num_warps <= warps * count
     # A tile of keys and one of values in registers, with what is made of them.
     held = tiles.block_t * next_power_of_two(widest) * dtype.itemsize / (32 * tiles.num_warps)
     assert held <= 128 or tiles.block_t == 16
@@ -118,4 +120,9 @@ def test_keys_are_cut_into_what_a_kernel_takes(
     ("batch", "kv_heads", "splits"), [(1, 32, 16), (1, 8, 16), (1, 2, 16), (16, 32, 1), (4, 8, 16)]
 )
 def test_few_heads_share_their_keys_out(batch: int, kv_heads: int, splits: int) -> None:
-    assert attend_tiles(batch * kv_heads, 4, 128, torch.bfloat16, 132).splits == splits
+    pairs = batch * kv_heads
+    assert attend_tiles(pairs, 4, 128, torch.bfloat16, 132, capacity=544).splits == splits
+    # A query of its own that has few keys waits for all of them at once.
+    alone = attend_tiles(pairs, 1, 128, torch.bfloat16, 132, capacity=544)
+    assert alone.splits == (2 * splits if splits > 1 else 1)
+    assert attend_tiles(pairs, 1, 128, torch.bfloat16, 132, capacity=4096).splits == splits

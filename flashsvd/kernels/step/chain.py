@@ -7,7 +7,8 @@ Weights depend on nothing, and are asked for before.
 A step of Llama-2-7B shapes at ranks 1024 and 1492, one sequence after 512 tokens, bf16, H200, took 2.61 ms that way
 and 2.94 without. Tried beside it: one kernel that stays for the whole step, its programs waiting for one another by a
 counter, took 3.08, as it has the registers of its largest part everywhere; bringing the next kernel's weights to the L2
-cache, 2 to 16 MiB of them, gained nothing (2.62 to 2.71 for 2.62). Words that carry the turn that they were written in,
+cache, 2 to 16 MiB of them, gained nothing (2.62 to 2.71 for 2.62; from attention or the products after it, by bulk
+prefetches, when a step took 2.22: 2.22 to 2.31). Words that carry the turn that they were written in,
 which a kernel polls instead of waiting for the end of the one before: 10.4 us for 6.7 of two products of 4096 x 1024;
 heads and their attention that way in one kernel, 27.5 us for 15.8.
 """

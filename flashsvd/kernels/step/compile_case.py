@@ -152,6 +152,7 @@ def step_cases() -> tuple[StepKernelCase, ...]:
     return (
         *(StepKernelCase(f"bf16 step 7b {name}", name) for name in every),
         *(StepKernelCase(f"bf16 step 7b B16 {name}", name, batch=16) for name in several),
+        StepKernelCase("bf16 step 7b attend few", "attend", context=544),
         StepKernelCase("fp16 step 7b B64 wide", "wide", fp16, batch=64, biased=True),
         StepKernelCase("fp32 step 7b B3 wide", "wide", fp32, batch=3),
         StepKernelCase("bf16 step groups B4 attend", "attend", batch=4, kv_heads=8, window=4095),

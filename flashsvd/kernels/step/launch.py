@@ -27,7 +27,7 @@ from flashsvd.kernels.step.instructions import (
 )
 from flashsvd.kernels.step.row_kernel import row_kernel
 from flashsvd.kernels.step.state_kernels import embed_kernel, layer_norm_kernel
-from flashsvd.kernels.step.tiles import RowTiles, attend_tiles, head_tiles, row_tiles, shares_of
+from flashsvd.kernels.step.tiles import MOST_SHARES, RowTiles, attend_tiles, head_tiles, row_tiles, shares_of
 from flashsvd.kernels.tiles import next_power_of_two
 
 INTERPRETED = Gpu(0, 0, 132)
@@ -153,8 +153,7 @@ def _(step: Rows, chain: Chain) -> tuple[int, int]:
 def _(step: Attend, chain: Chain) -> tuple[int, int]:
     pairs = step.k_cache.shape[0] * step.k_cache.shape[1]
     group = chain.program.heads // step.k_cache.shape[1]
-    # More shares than there will be.
-    return pairs * 16 * group * (step.v_cache.shape[-1] + 2), pairs
+    return pairs * MOST_SHARES * group * (step.v_cache.shape[-1] + 2), pairs
 
 
 def _bias_of(product: Product, wanted: bool, chain: Chain) -> torch.Tensor:
@@ -326,7 +325,7 @@ def _(step: Attend, chain: Chain) -> Start:
     batch, kv_heads, capacity, d = step.k_cache.shape
     dv, group = step.v_cache.shape[-1], program.heads // kv_heads
     dtype, pairs = step.k_cache.dtype, batch * kv_heads
-    tiles = attend_tiles(pairs, group, max(d, dv), dtype, chain.gpu.multiprocessors)
+    tiles = attend_tiles(pairs, group, max(d, dv), dtype, chain.gpu.multiprocessors, capacity=capacity)
     cos, sin = program.turns or (chain.sums, chain.sums)
     none = step.out
     return chain.launch(

@@ -11,6 +11,8 @@ from flashsvd.kernels.tiles import next_power_of_two
 
 MOST_ROWS = 64
 """The largest batch of the step's kernels."""
+MOST_SHARES = 32
+"""The most shares that a head's keys are cut into."""
 SHARED_BYTES = 96 << 10
 """What stages of tiles may take: less than any GPU has for a program."""
 
@@ -53,7 +55,8 @@ def row_tiles(
     """Tiles of a product [batch, width] x [rows, width]; `gated` has two of them in one loop.
 
     One sequence, Llama-2-7B shapes, bf16, H200, us of a kernel in a chain of its kind, beside the time of a copy: 3072
-    x 4096 6.8 (6.0), with 8 rows to a tile 7.2; 1024 x 4096 3.3 (2.0), with two tiles ahead 3.6; 4096 x 1024 3.0 (2.0);
+    x 4096 6.8 (6.0), with 8 rows to a tile 7.2; 1024 x 4096 3.3 (2.0), with two tiles ahead 3.6, and in a whole step,
+    where it follows attention, 2.174 ms with 2 rows to two warps for 2.184 with 4 to four; 4096 x 1024 3.0 (2.0);
     two of 11008 x 1496 16.2 (15.7), tiles of 8 x 512 16.7; 1496 x 11008 8.7 (7.8); 4096 x 1496 4.0 (2.9); 32000 x 4096
     59.4. Sixteen, for 3072 x 4096: 64 x 128 in 8 shares 9.3, 32 x 256 10.9, 128 x 64 12 to 17; for 1024 x 4096 with a
     stage more 5.6, 6.0 without; for 4096 x 1024 in two shares with four stages 5.1, in four with three 5.6.
@@ -81,7 +84,7 @@ def _tiles_of_one(rows: int, width: int, halves: int, gated: bool) -> RowTiles:
             block_k *= 2
         return RowTiles(4 // halves, block_k, 1, 8, 2)
     if width > 2048:
-        return RowTiles(4 // halves, 1024, 1, 4, 4 if rows <= 1024 else 2)
+        return RowTiles(2, 1024, 1, 2 * halves, 4) if rows <= 1024 else RowTiles(4 // halves, 1024, 1, 4, 2)
     if gated:
         return RowTiles(16 // halves, 256, 1, 4, 2)
     return RowTiles(8 // halves, 512, 1, 4, 3)
@@ -90,15 +93,15 @@ def _tiles_of_one(rows: int, width: int, halves: int, gated: bool) -> RowTiles:
 def head_tiles(batch: int, head_dim: int, dtype: torch.dtype) -> HeadTiles:
     """Tiles of the factors of heads.
 
-    One sequence, Llama-2-7B at rank 1024 after 512 tokens, bf16, H200, us of heads, attention and the product after it,
-    which overlap: 128 x 64 by four warps 17.9, 64 x 64 18.3, with one tile ahead 18.8; 64 x 64 by two warps is the
-    fastest alone (6.2, at the speed of a copy 6.0) and needs so many registers that the others begin late, 20.8.
+    One sequence, Llama-2-7B at rank 1024 after 512 tokens, bf16, H200, ms of a whole step, whose kernels overlap: 128 x
+    64 by four warps, one tile ahead, 2.173, two ahead 2.184, 64 x 64 2.186; by two warps, which is the fastest alone,
+    2.286, as it needs so many registers that the others begin late; halves and quarters of a head's columns 2.34.
     """
     width = next_power_of_two(head_dim)
     if batch == 1:
         columns = min(64, width)
         elements = 4096 if dtype.itemsize >= 4 else 8192
-        return HeadTiles(max(16, min(128, elements // columns)), columns, 4, 2)
+        return HeadTiles(max(16, min(128, elements // columns)), columns, 4, 1)
     stages, columns = 3, width + max(16, next_power_of_two(batch))
     # Narrow heads would have so many rows to a tile that as much of P is more than fits.
     fits = SHARED_BYTES // (stages * columns * dtype.itemsize)
@@ -107,22 +110,29 @@ def head_tiles(batch: int, head_dim: int, dtype: torch.dtype) -> HeadTiles:
 
 
 def attend_tiles(
-    pairs: int, group: int, widest: int, dtype: torch.dtype, multiprocessors: int
+    pairs: int, group: int, widest: int, dtype: torch.dtype, multiprocessors: int, *, capacity: int
 ) -> AttendTiles:
-    """Tiles for `pairs` kv heads over all sequences, each with `group` queries, of `widest` columns at most.
+    """Tiles for `pairs` kv heads over all sequences, each with `group` queries, of `widest` columns at most; capacity:
+    of the cache, in tokens.
 
     A single query is left to the plain units where heads are few, as there the time is that of waiting; with 16
     sequences of 512 tokens the matrix units, of whose 16 rows 15 are for nothing, took 36 us for 39. One sequence as in
-    `head_tiles`: 32 keys by two warps in 16 shares 17.9, 64 by four in 8 shares 19.0; after 4000 tokens 36.6 and 39.7;
-    8 kv heads 15.7 and 16.4.
+    `head_tiles`, ms of a step: 8 keys by one warp in 32 shares 2.176, 16 keys 2.184, 32 by two warps in 16 shares
+    2.219, 64 by four in 8 shares 2.260; in 64 shares 2.253. Where there are many keys more of them have to be on their
+    way: after 4000 tokens, us with the heads before and the product after, 32 by two warps in 16 shares 36.6, 64 by
+    four in 8 shares 39.7; 8 kv heads, groups of 4, after 512 tokens 15.7 and 16.4.
     """
     full = dtype.itemsize >= 4
     splits = 1
-    while splits < 16 and pairs * splits * 2 <= (2 if full else 4) * multiprocessors:
+    while splits < MOST_SHARES // 2 and pairs * splits * 2 <= (2 if full else 4) * multiprocessors:
         splits *= 2
+    least, elements, num_warps = 16, 4096 if full else 8192, 4
+    if splits > 1 and not full:
+        elements, num_warps = 4096, 2
+        if group == 1 and capacity <= 1024:
+            splits, least, elements, num_warps = 2 * splits, 8, 1024, 1
     block_g = 1 if group == 1 and splits > 1 else max(16, next_power_of_two(group))
-    elements, num_warps = (4096, 2) if splits > 1 and not full else (4096 if full else 8192, 4)
-    return AttendTiles(block_g, max(16, min(64, elements // next_power_of_two(widest))), splits, num_warps)
+    return AttendTiles(block_g, max(least, min(64, elements // next_power_of_two(widest))), splits, num_warps)
 
 
 def shares_of(rank: int, shares: int) -> list[range]:
