@@ -13,6 +13,7 @@ if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
 from app.components import markup  # noqa: E402
+from app.pages import views  # noqa: E402
 
 st.set_page_config(
     page_title="FlashSVD Workbench", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide"
@@ -23,9 +24,6 @@ markup.brand()
 with st.container(key="preload"):
     st.plotly_chart({"data": [{"y": [0]}], "layout": {}}, key="preload_chart")
 st.navigation(
-    [
-        st.Page("views/overview.py", title="Overview", default=True),
-        st.Page("views/ranks.py", title="Ranks"),
-    ],
+    [st.Page(view.path, title=view.title, default=view.name == "overview") for view in views()],
     position="top",
 ).run()

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import services
+from app import choices, services
 from app.state import Settings, from_query, settings_of, to_query
 from flashsvd.errors import FlashSVDError, PlanError
 from flashsvd.methods import method_named, methods
@@ -23,7 +23,7 @@ def open_tab() -> Settings:
     if "settings" not in st.session_state:
         _restore()
     now = settings()
-    wanted = to_query(now)
+    wanted = {**to_query(now), **choices.to_query()}
     if dict(st.query_params) != wanted:
         st.query_params.from_dict(wanted)
     return now
@@ -31,6 +31,7 @@ def open_tab() -> Settings:
 
 def _restore() -> None:
     query = dict(st.query_params)
+    choices.restore(query)
     default = default_settings(query.get("model", Settings().model))
     wanted, problems = from_query(query, default, tuple(methods()))
     if wanted.plan is not None:
@@ -162,16 +163,28 @@ def spectra(model: str, method: str, per_head: bool) -> SpectraSummary | None:
     return found
 
 
-def remember(result: Comparison | Curve | SpectraSummary, per_head: bool = True) -> None:
-    """Keeps a finished result for this tab."""
+def result_of(request: Any) -> Any:
+    """What a job of this tab made of a request, of the kinds that are neither run, curve nor spectra; None before."""
+    return st.session_state.setdefault("results", {}).get(request)
+
+
+def remember(result: Any, request: Any) -> None:
+    """Keeps a finished result for this tab; of each sort the last few."""
     if isinstance(result, Comparison):
         runs().append(result)
         del runs()[:-_MAX_RUNS]
     elif isinstance(result, Curve):
         curves().append(result)
         del curves()[:-_MAX_RUNS]
+    elif isinstance(result, SpectraSummary):
+        _hold("spectra", (result.model.name, result.method, request.per_head), result)
     else:
-        kept = st.session_state.setdefault("spectra", {})
-        kept[result.model.name, result.method, per_head] = result
-        while len(kept) > _MAX_RUNS:
-            kept.pop(next(iter(kept)))
+        _hold("results", request, result)
+
+
+def _hold(name: str, key: Any, result: Any) -> None:
+    kept = st.session_state.setdefault(name, {})
+    kept.pop(key, None)
+    kept[key] = result
+    while len(kept) > _MAX_RUNS:
+        kept.pop(next(iter(kept)))

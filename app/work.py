@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from app import services, session
 from flashsvd.errors import FlashSVDError
-from flashsvd.results import (
-    CompareRequest,
-    Comparison,
-    Curve,
-    CurvePoint,
-    CurveRequest,
-    SpectraRequest,
-    SpectraSummary,
-)
+from flashsvd.jobs.kinds import kind_of
 
 if TYPE_CHECKING:
     from flashsvd.jobs import JobStatus
@@ -32,25 +24,21 @@ class Active:
     id: str
     kind: str
     title: str
-    per_head: bool
+    request: Any
 
 
-def start(request: CompareRequest | CurveRequest | SpectraRequest) -> None:
-    """Submits a job; one of each kind per tab."""
-    kind, title = {
-        CompareRequest: ("compare", "Live run"),
-        CurveRequest: ("curve", "Curve"),
-        SpectraRequest: ("spectra", "Spectra"),
-    }[type(request)]
-    if kind in active():
+def start(request: Any) -> None:
+    """Submits a request of any kind (`flashsvd.jobs.kinds`); one of each kind per tab."""
+    kind = kind_of(request)
+    if kind.name in active():
         return
     session.dismiss()
     try:
         job = services.jobs().submit(request)
     except FlashSVDError as error:
-        session.notify(f"{title}: {error}")
+        session.notify(f"{kind.title}: {error}")
         return
-    active()[kind] = Active(job, kind, title, request.per_head)
+    active()[kind.name] = Active(job, kind.name, kind.title, request)
 
 
 def start_compare() -> None:
@@ -102,15 +90,15 @@ def settle() -> None:
             session.notify(f"{job.title} failed: {error}")
 
 
-def _take(result: Comparison | Curve | SpectraSummary, job: Active) -> None:
-    session.remember(result, job.per_head)
+def _take(result: Any, job: Active) -> None:
+    session.remember(result, job.request)
     problem = services.jobs().status(job.id).warning
     if problem:
         session.notify(f"The run is on screen but was not saved: {problem}")
 
 
-def partial(job: Active) -> tuple[CurvePoint, ...]:
-    """The points of a curve that are there already."""
+def partial(job: Active) -> tuple[Any, ...]:
+    """What is there already of a job's result, such as points of a curve."""
     try:
         return tuple(services.jobs().partial(job.id))
     except FlashSVDError:

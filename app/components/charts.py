@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -15,8 +16,8 @@ _CONFIG = {
 }
 
 
-def chart(figure: go.Figure, *, key: str, name: str) -> None:
-    """name: what the saved file is called, and what a screen reader says."""
+def chart(figure: go.Figure, *, key: str, name: str, data: pd.DataFrame | None = None) -> None:
+    """name: what the saved file is called, and what a screen reader says. data: the numbers behind it, for saving."""
     options = {**_CONFIG["toImageButtonOptions"], "filename": name.lower().replace(" ", "-")}  # type: ignore[dict-item]
     st.plotly_chart(
         figure, theme=None, key=key, alt=name, config={**_CONFIG, "toImageButtonOptions": options}

@@ -13,20 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flashsvd.errors import FlashSVDError
+from flashsvd.jobs.kind import Kind
+from flashsvd.jobs.kinds import kind_of
 from flashsvd.jobs.status import JobStatus, State
-from flashsvd.results import (
-    CompareRequest,
-    CurvePoint,
-    CurveRequest,
-    Machine,
-    SpectraRequest,
-    from_json,
-)
+from flashsvd.results import Machine
 from flashsvd.threads import ARITHMETIC_VARIABLE, SPIN_COUNT, SPIN_VARIABLE, WORKER_VARIABLE
 
-Request = CompareRequest | CurveRequest | SpectraRequest
-
-_KINDS = {CompareRequest: "compare", CurveRequest: "curve", SpectraRequest: "spectra"}
 _CANCEL_SECONDS = 20.0
 _KEPT_JOBS = 200
 
@@ -34,7 +26,8 @@ _KEPT_JOBS = 200
 @dataclass
 class _Job:
     id: str
-    request: Request
+    kind: Kind
+    request: Any
     created: float = field(default_factory=time.monotonic)
     started: float | None = None
     ended: float | None = None
@@ -43,7 +36,7 @@ class _Job:
     state: State = "starting"
     error: str | None = None
     result: Any = None
-    points: list[CurvePoint] = field(default_factory=list)
+    parts: list[Any] = field(default_factory=list)
     future: Any = None
     cancel_at: float | None = None
     warning: str | None = None
@@ -86,9 +79,9 @@ class JobService:
 
     # Asked from outside
 
-    def submit(self, request: Request) -> str:
-        """Queues a request; returns the job's id."""
-        job = _Job(uuid.uuid4().hex[:12], request)
+    def submit(self, request: Any) -> str:
+        """Queues a request of any kind (`flashsvd.jobs.kinds`); returns the job's id."""
+        job = _Job(uuid.uuid4().hex[:12], kind_of(request), request)
         with self._lock:
             self._jobs[job.id] = job
             self._wanted.set()
@@ -112,7 +105,7 @@ class JobService:
             seconds = (job.ended or time.monotonic()) - (job.started or job.created)
             return JobStatus(
                 job.id,
-                _KINDS[type(job.request)],
+                job.kind.name,
                 job.state,
                 job.stage,
                 job.share,
@@ -130,11 +123,11 @@ class JobService:
                 raise FlashSVDError(job.error if job and job.error else "this job has no result")
             return job.result
 
-    def partial(self, job_id: str) -> list[CurvePoint]:
-        """Points of a curve that are measured so far."""
+    def partial(self, job_id: str) -> list[Any]:
+        """Parts of the result that are there so far, such as points of a curve."""
         with self._lock:
             job = self._jobs.get(job_id)
-            return list(job.points) if job else []
+            return list(job.parts) if job else []
 
     def wait(self, job_id: str, seconds: float) -> JobStatus:
         """Blocks until a job has ended or the time is over."""
@@ -242,8 +235,8 @@ class JobService:
             job = self._jobs.get(message.get("job", ""))
             if job is None or not job.active:
                 return
-            if "point" in message:
-                job.points.append(from_json(CurvePoint, message["point"]))
+            if "part" in message:
+                job.parts.append(job.kind.part(message["part"]))
                 return
             if job.started is None:
                 job.started = time.monotonic()

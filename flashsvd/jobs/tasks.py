@@ -12,7 +12,8 @@ from typing import Any
 from distributed import Worker, WorkerPlugin, get_worker
 
 from flashsvd.errors import Cancelled, FlashSVDError
-from flashsvd.results import CompareRequest, CurveRequest, Machine, SpectraRequest, SpectraSummary, to_json
+from flashsvd.jobs.kinds import kind_of
+from flashsvd.results import Machine
 from flashsvd.threads import WORKER_VARIABLE
 
 TOPIC = "flashsvd-jobs"
@@ -65,27 +66,17 @@ class Failure:
     cancelled: bool = False
 
 
-def run_job(job: str, request: CompareRequest | CurveRequest | SpectraRequest) -> Any:
-    """Runs one request; returns its result or a Failure."""
-    from flashsvd.compare import compare, model_info
-    from flashsvd.curve import score_curve
-
+def run_job(job: str, request: Any) -> Any:
+    """Runs one request of any kind (`flashsvd.jobs.kinds`); returns its result or a Failure."""
     warm()
     worker = get_worker()
     state = state_of(worker)
-    progress = _reporter(worker, state, job)
+
+    def emit(part: Any) -> None:
+        worker.log_event(TOPIC, {"job": job, "part": part})
+
     try:
-        if isinstance(request, CompareRequest):
-            return compare(request, state.session, progress)
-        if isinstance(request, CurveRequest):
-
-            def on_point(point: Any) -> None:
-                worker.log_event(TOPIC, {"job": job, "point": to_json(point)})
-
-            return score_curve(request, state.session, progress, on_point)
-        loaded = state.session.model(request.model, "fp32", request.device, request.per_head)
-        spectra, _ = state.session.spectra(loaded, request.method, progress, request.calibration)
-        return SpectraSummary(model_info(loaded), request.method, spectra.sigmas())
+        return kind_of(request).run(request, state.session, _reporter(worker, state, job), emit)
     except Cancelled:
         return Failure("cancelled", cancelled=True)
     except FlashSVDError as error:
