@@ -23,7 +23,9 @@ markup.brand()
 # A hidden chart: the browser fetches and parses its 4.7 MB of plotly while this process still imports.
 with st.container(key="preload"):
     st.plotly_chart({"data": [{"y": [0]}], "layout": {}}, key="preload_chart")
-st.navigation(
+shown = st.navigation(
     [st.Page(view.path, title=view.title, default=view.name == "overview") for view in views()],
     position="top",
-).run()
+)
+st.session_state["view"] = next(view.name for view in views() if view.title == shown.title)
+shown.run()

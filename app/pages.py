@@ -33,6 +33,11 @@ def views() -> tuple[View, ...]:
     return tuple(_view(name) for name in ordered)
 
 
+def view_named(name: str) -> View | None:
+    """A page by its name, None where there is none."""
+    return next((view for view in views() if view.name == name), None)
+
+
 def _view(name: str) -> View:
     words = ast.get_docstring(ast.parse((_VIEWS / f"{name}.py").read_text("utf-8"))) or name.capitalize()
     title, _, question = words.splitlines()[0].partition(": ")

@@ -7,8 +7,9 @@ from typing import Any
 
 import streamlit as st
 
-from app import choices, services
+from app import choices, links, services
 from app.state import Settings, from_query, settings_of, to_query
+from flashsvd.curve_set import CostTable, CurveSet
 from flashsvd.errors import FlashSVDError, PlanError
 from flashsvd.methods import method_named, methods
 from flashsvd.ranks import RankPlan
@@ -16,6 +17,7 @@ from flashsvd.results import Comparison, Curve, SpectraSummary
 
 _MAX_UNDO = 50
 _MAX_RUNS = 8
+_MAX_CURVES = 40
 
 
 def open_tab() -> Settings:
@@ -23,14 +25,33 @@ def open_tab() -> Settings:
     if "settings" not in st.session_state:
         _restore()
     now = settings()
-    wanted = {**to_query(now), **choices.to_query()}
+    wanted = address()
     if dict(st.query_params) != wanted:
         st.query_params.from_dict(wanted)
     return now
 
 
+def whole_query() -> dict[str, str]:
+    """Settings and choices, as they stand in an address that is not too long."""
+    return {**to_query(settings()), **choices.to_query()}
+
+
+def address() -> dict[str, str]:
+    """The page's query: settings and choices, or their hash where they are long."""
+    whole = whole_query()
+    try:
+        return links.shortened(whole)
+    except FlashSVDError as error:
+        notify(str(error))
+        return whole
+
+
 def _restore() -> None:
-    query = dict(st.query_params)
+    query, unread = dict(st.query_params), []
+    try:
+        query = links.expanded(query)
+    except FlashSVDError as error:
+        query, unread = {}, [f"{error}. Showing the defaults."]
     choices.restore(query)
     default = default_settings(query.get("model", Settings().model))
     wanted, problems = from_query(query, default, tuple(methods()))
@@ -47,7 +68,7 @@ def _restore() -> None:
             # The page says what is wrong with the model; the plan waits for a model that can be read.
             pass
     st.session_state["settings"] = wanted
-    st.session_state["notices"] = problems
+    st.session_state["notices"] = unread + problems
 
 
 def default_settings(model: str) -> Settings:
@@ -157,6 +178,12 @@ def curves() -> list[Curve]:
     return found
 
 
+def cost_tables() -> list[CostTable]:
+    """What plans took to run, as measured for this tab, oldest first."""
+    found: list[CostTable] = st.session_state.setdefault("cost_tables", [])
+    return found
+
+
 def spectra(model: str, method: str, per_head: bool) -> SpectraSummary | None:
     """Singular values computed for this tab."""
     found: SpectraSummary | None = st.session_state.setdefault("spectra", {}).get((model, method, per_head))
@@ -168,14 +195,56 @@ def result_of(request: Any) -> Any:
     return st.session_state.setdefault("results", {}).get(request)
 
 
+def show(result: Comparison | Curve, digest: str) -> None:
+    """Puts a kept run on screen: its settings in the controls, its numbers until others are measured. The address
+    names it by digest, so that it is there again after a restart."""
+    now = settings()
+    if isinstance(result, Comparison):
+        wanted = settings_of(result)
+    else:
+        base = now if now.model == result.model.name else default_settings(result.model.name)
+        per_head = result.model.shape.per_head
+        wanted = dataclasses.replace(base, method=result.method, dtype=result.dtype, per_head=per_head)
+        if (base.method, base.per_head) != (wanted.method, wanted.per_head):
+            wanted = dataclasses.replace(wanted, plan=None)
+    if wanted.model == now.model:
+        update(**dataclasses.asdict(wanted))
+    else:
+        st.session_state["settings"] = wanted
+        _stack("undo").clear()
+        _stack("redo").clear()
+    st.session_state["shown_run"] = (digest, result)
+    choices.choose("runs_shown", digest)
+
+
+def shown() -> Comparison | Curve | None:
+    """The kept run that was put on screen last, if nothing was measured since. Raises InputError as the store does."""
+    digest = choices.text("runs_shown")
+    if not digest:
+        return None
+    kept: tuple[str, Comparison | Curve | None] | None = st.session_state.get("shown_run")
+    if kept is None or kept[0] != digest:
+        row = services.store().find(digest)
+        found = services.store().get(row.id) if row is not None and row.deleted_at is None else None
+        kept = st.session_state["shown_run"] = (digest, found)
+    return kept[1]
+
+
 def remember(result: Any, request: Any) -> None:
     """Keeps a finished result for this tab; of each sort the last few."""
+    if isinstance(result, Comparison | Curve):
+        choices.choose("runs_shown", "")
     if isinstance(result, Comparison):
         runs().append(result)
         del runs()[:-_MAX_RUNS]
     elif isinstance(result, Curve):
         curves().append(result)
-        del curves()[:-_MAX_RUNS]
+        del curves()[:-_MAX_CURVES]
+    elif isinstance(result, CurveSet):
+        curves().extend(result.curves)
+        del curves()[:-_MAX_CURVES]
+        cost_tables().extend(result.costs)
+        del cost_tables()[:-_MAX_RUNS]
     elif isinstance(result, SpectraSummary):
         _hold("spectra", (result.model.name, result.method, request.per_head), result)
     else:

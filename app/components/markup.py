@@ -38,10 +38,10 @@ def badge(value: Badge, *, short: bool = False) -> str:
     return f'<span class="fs-badge fs-{value.kind}" title="{escape(text)}">{escape(shown)}</span>'
 
 
-def sentence(segments: Sequence[Segment], value: Badge) -> None:
+def sentence(segments: Sequence[Segment], value: Badge | None) -> None:
     """The page's first words, with their badge."""
     words = "".join(f"<b>{escape(text)}</b>" if stressed else escape(text) for text, stressed in segments)
-    st.html(f'<div class="fs-sentence">{words} {badge(value)}</div>')
+    st.html(f'<div class="fs-sentence">{words} {badge(value) if value else ""}</div>')
 
 
 def cards(items: Sequence[Card]) -> None:
@@ -83,6 +83,11 @@ def head(title: str, sub: str = "", value: Badge | None = None, key: Sequence[tu
 def notice(line: str, *, error: bool = False) -> None:
     """One line in a box."""
     st.html(f'<div class="fs-notice {"error" if error else "note"}" role="status">{escape(line)}</div>')
+
+
+def slide_top(title: str, place: str) -> None:
+    """A slide's first line: what it is about, and where in the talk it stands."""
+    st.html(f'<div class="fs-slide-top"><span>{escape(title)}</span><span>{escape(place)}</span></div>')
 
 
 def muted(text: str, css: str = "fs-muted") -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import streamlit as st
 
 from app import session, work
 from app.components import jobs, markup
+from app.components.share import share
 from app.evidence import Evidence
-from app.state import DTYPES, Settings, to_query
+from app.state import DTYPES, Settings
 from app.words import count, percent
 from flashsvd.methods import methods
 from flashsvd.models.sources import catalogue, streams
-from flashsvd.results import to_json
 
 
 def sidebar(settings: Settings, evidence: Evidence) -> None:
@@ -36,7 +34,7 @@ def sidebar(settings: Settings, evidence: Evidence) -> None:
             on_click=work.start_compare,
         )
         jobs.panel("compare")
-        _share(settings, evidence)
+        share(settings, evidence)
 
 
 def _model(settings: Settings) -> None:
@@ -130,25 +128,3 @@ def _precision(settings: Settings) -> None:
 def _heads_changed() -> None:
     # Ranks of heads say nothing about whole matrices: a plan made for one is not kept for the other.
     session.update(per_head=st.session_state["w_heads"] == "per head", plan=None)
-
-
-def _share(settings: Settings, evidence: Evidence) -> None:
-    with st.popover("Copy link · Export", width="stretch"):
-        base = (st.context.url or "").split("?")[0]
-        st.caption("Link to these settings")
-        st.code(base + "?" + _encoded(to_query(settings)), language=None, wrap_lines=True)
-        if evidence.comparison is not None:
-            st.download_button(
-                "Export the shown run (JSON)",
-                data=json.dumps(to_json(evidence.comparison), indent=1),
-                file_name=f"flashsvd-{evidence.comparison.model.name.replace('/', '-')}.json",
-                mime="application/json",
-                on_click="ignore",
-                width="stretch",
-            )
-
-
-def _encoded(query: dict[str, str]) -> str:
-    from urllib.parse import urlencode
-
-    return urlencode(query)
