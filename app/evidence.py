@@ -19,7 +19,7 @@ from flashsvd.models.shape import ModelShape
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Comparison, Curve, ModelInfo
 
-Kind = Literal["LIVE", "REPLAY", "PREDICTED"]
+Kind = Literal["LIVE", "REPLAY", "PREDICTED", "COMPILED"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def gather(settings: Settings) -> Evidence:
     """Looks in this tab's runs, the store, and the recording that ships. Never raises for a model that is missing."""
     problem: str | None = None
     shape: ModelShape | None = None
-    recorded = stored = stored_curve = None
+    recorded = stored = stored_curve = shown = None
     try:
+        shown = session.shown()
         shape = services.described(settings.model)
         recorded = services.recording(settings.model)
         stored, stored_curve = _stored(settings.model)
@@ -62,6 +63,8 @@ def gather(settings: Settings) -> Evidence:
         problem = str(error)
     live = [run for run in session.runs() if run.model.name == settings.model]
     candidates = [(run, _live(run)) for run in reversed(live)]
+    if isinstance(shown, Comparison) and shown.model.name == settings.model:
+        candidates.insert(0, (shown, _replay(shown)))
     if stored is not None:
         candidates.append((stored, _replay(stored)))
     if recorded is not None:
@@ -82,7 +85,7 @@ def gather(settings: Settings) -> Evidence:
     chosen = next((pair for pair in candidates if answers(pair[0], settings, plan)), None)
     current = chosen is not None
     chosen = chosen or (candidates[0] if candidates else None)
-    curve, curve_badge = _curve(settings, stored_curve, recorded.curve if recorded else None)
+    curve, curve_badge = _curve(settings, stored_curve, recorded.curve if recorded else None, shown)
     same_method = recorded is not None and recorded.comparison.method == settings.method
     sigmas = spectra.sigmas if spectra else recorded.sigmas if recorded and same_method else {}
     return Evidence(
@@ -99,10 +102,14 @@ def gather(settings: Settings) -> Evidence:
     )
 
 
-def _curve(settings: Settings, stored: Curve | None, recorded: Curve | None) -> tuple[Curve | None, Badge]:
+def _curve(
+    settings: Settings, stored: Curve | None, recorded: Curve | None, shown: Comparison | Curve | None
+) -> tuple[Curve | None, Badge]:
     live = [curve for curve in session.curves() if curve.model.name == settings.model]
     found = [(curve, _live(curve)) for curve in reversed(live)]
     found += [(curve, _replay(curve)) for curve in (stored, recorded) if curve is not None]
+    if isinstance(shown, Curve) and shown.model.name == settings.model:
+        found.insert(0, (shown, _replay(shown)))
     for curve, badge in found:
         if curve.method == settings.method:
             return curve, badge

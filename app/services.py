@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from flashsvd.curve_set import CurveSet
+from flashsvd.errors import FlashSVDError
+from flashsvd.models.family import family_of
 from flashsvd.models.shape import ModelShape
-from flashsvd.models.sources import resolve, shape_of
+from flashsvd.models.sources import model_type_of, resolve, shape_of
 from flashsvd.results import Comparison, Curve
 
 if TYPE_CHECKING:
     from flashsvd.jobs import JobService
     from flashsvd.recording import Recording
+    from flashsvd.roofline_measured import Bench
     from flashsvd.store import RunStore
+
+
+SCHEDULER_VARIABLE = "FLASHSVD_SCHEDULER"
+"""Names the address of a Dask scheduler whose workers run the jobs, in place of one of our own."""
 
 
 @st.cache_resource(show_spinner=False, on_release=lambda service: service.close())
@@ -24,14 +35,23 @@ def jobs() -> JobService:
     Stored here and not by the page: a tab that is closed loses no run.
     """
     from flashsvd.jobs import JobService
+    from flashsvd.jobs.limits import limits_from
 
     # Three processes that load at once would take the cores from the first picture.
-    return JobService(on_result=keep, idle_seconds=4.0)
+    return JobService(
+        os.environ.get(SCHEDULER_VARIABLE) or None,
+        on_result=keep,
+        idle_seconds=4.0,
+        limits=limits_from(os.environ),
+    )
 
 
 def keep(result: object) -> None:
-    """Stores a comparison or a curve; other results are not kept."""
-    if isinstance(result, Comparison | Curve):
+    """Stores a comparison or curves; other results are not kept."""
+    if isinstance(result, CurveSet):
+        for curve in result.curves:
+            store().add(curve)
+    elif isinstance(result, Comparison | Curve):
         store().add(result)
 
 
@@ -39,7 +59,10 @@ def keep(result: object) -> None:
 def store() -> RunStore:
     from flashsvd.store import RunStore
 
-    return RunStore()
+    opened = RunStore()
+    with contextlib.suppress(FlashSVDError):
+        opened.purge()
+    return opened
 
 
 def recording(model: str) -> Recording | None:
@@ -59,6 +82,48 @@ def _read(path: Path, changed: int) -> Recording:
     from flashsvd.recording import read
 
     return read(path)
+
+
+def recorded_curves(model: str) -> CurveSet | None:
+    """The curves of several methods that ship for a model; None where there are none.
+
+    Raises:
+        FlashSVDError: they cannot be read.
+    """
+    from flashsvd.curve_set import find_curves
+
+    path = find_curves(model)
+    return None if path is None else _read_curves(path, path.stat().st_mtime_ns)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _read_curves(path: Path, changed: int) -> CurveSet:
+    from flashsvd.curve_set import read_curves
+
+    return read_curves(path)
+
+
+@st.cache_resource(show_spinner=False)
+def bench() -> Bench:
+    """Measured ceilings and whole models, from the bench recordings that ship.
+
+    Raises:
+        FlashSVDError: one cannot be read.
+    """
+    from flashsvd.roofline_measured import bundled, read_bench
+
+    return read_bench(bundled())
+
+
+def configuration(model: str) -> dict[str, Any]:
+    """A model's configuration as far as it is on this machine; empty where only the worker can tell."""
+    source = resolve(model)
+    if source.kind == "hub":
+        return {}
+    if source.folder is not None:
+        found: dict[str, Any] = json.loads((source.folder / "config.json").read_text("utf-8"))
+        return found
+    return dict(family_of(model_type_of(source)).presets[source.name].config)
 
 
 def described(model: str) -> ModelShape | None:

@@ -218,14 +218,18 @@ def show(result: Comparison | Curve, digest: str) -> None:
 
 
 def shown() -> Comparison | Curve | None:
-    """The kept run that was put on screen last, if nothing was measured since. Raises InputError as the store does."""
+    """The kept run that was put on screen last, if nothing was measured since and it is still kept."""
     digest = choices.text("runs_shown")
     if not digest:
         return None
     kept: tuple[str, Comparison | Curve | None] | None = st.session_state.get("shown_run")
     if kept is None or kept[0] != digest:
-        row = services.store().find(digest)
-        found = services.store().get(row.id) if row is not None and row.deleted_at is None else None
+        try:
+            row = services.store().find(digest)
+            found = services.store().get(row.id) if row is not None and row.deleted_at is None else None
+        except FlashSVDError:
+            # What is wrong with the store is said where its newest runs are read.
+            found = None
         kept = st.session_state["shown_run"] = (digest, found)
     return kept[1]
 

@@ -55,6 +55,17 @@ def milliseconds(value: float) -> str:
     return f"{value:.{1 if value < 100 else 0}f} ms"
 
 
+def duration(seconds: float) -> str:
+    """How long something takes, in words that do not flicker.
+
+    >>> duration(4.2), duration(48), duration(130), duration(5000)
+    ('5 s', '50 s', '2 min', '1.4 h')
+    """
+    if seconds < 90:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
 def percent(share: float) -> str:
     """A share in percent, no decimals where they say nothing.
 

@@ -12,6 +12,7 @@ from flashsvd.compare import model_info
 from flashsvd.engines.build import build, checked_between_layers
 from flashsvd.errors import InputError
 from flashsvd.evaluation.held_out import Tell, held_out
+from flashsvd.evaluation.task_held_out import held_out_on
 from flashsvd.factors import factorise
 from flashsvd.measure.machine import describe_machine
 from flashsvd.methods import method_named
@@ -31,7 +32,9 @@ def score_curve(
     progress: Progress | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
 ) -> Curve:
-    """Scores the allocator's plan at every keep on the model's held-out set; the low-rank engine runs them.
+    """Scores the allocator's plan at every keep; the low-rank engine runs them.
+
+    Scored is the model's held-out set, or the validation split of the task that the request names.
 
     The score is the accuracy of a classifier and the perplexity of a language model.
 
@@ -48,7 +51,10 @@ def score_curve(
     started = time.perf_counter()
     report("Loading the model", 0.0)
     loaded = session.model(request.model, request.dtype, request.device, request.per_head)
-    held = held_out(loaded, request.samples, request.seed)
+    if request.task is None:
+        held = held_out(loaded, request.samples, request.seed)
+    else:
+        held = held_out_on(loaded, request.task, request.samples, request.seed)
     method = method_named(request.method)
     spectra, decompositions = session.spectra(
         loaded, method.spec, lambda stage, share: report(stage, 0.02 + 0.08 * share), request.calibration
@@ -115,6 +121,7 @@ def score_curve(
         points=tuple(points),
         calibration=request.calibration if method.needs or text else None,
         allocator=request.allocator,
+        task=request.task,
     )
 
 

@@ -20,8 +20,8 @@ TIMELINE_COLUMNS = ("event", "op", "module", "layer", "category", "bytes", "live
 """One row per birth (bytes > 0) or death (bytes < 0) of memory.
 
 event: op index; op: what ran; module: path in the model; layer: counted from 0, -1 outside the blocks;
-category: weight, activation (outlives the module that made it) or workspace; live_bytes: total after this row,
-weights included; time_ms: since the forward began, with the recording's own overhead in it.
+category: weight, kv cache (where one was asked for), activation (outlives the module that made it) or workspace;
+live_bytes: total after this row, weights included; time_ms: since the forward began, with the overhead of recording.
 """
 
 
@@ -199,7 +199,7 @@ class CompareRequest:
 class CurveRequest:
     """What a curve of the score against keep is asked to run. samples: held-out pieces, or windows of held-out text,
     that are scored at most, 512 and 64 if None. allocator: of `flashsvd.search.allocators`; it looks at the calibration
-    text where it needs some.
+    text where it needs some. task: what is scored, by name (`flashsvd.tasks`); the model's own held-out set if None.
     """
 
     model: str
@@ -212,6 +212,7 @@ class CurveRequest:
     seed: int = 0
     calibration: Calibration = OWN_TEXT
     allocator: str = "uniform"
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,8 @@ class CurvePoint:
 @dataclass(frozen=True)
 class Curve:
     """Accuracy, or the perplexity of a language model, against keep for one method. `decompositions` counts the SVDs
-    that were computed for it; `calibration` is what a data-aware method or allocator looked at, None for others.
+    that were computed for it; `calibration` is what a data-aware method or allocator looked at, None for others; `task`
+    what was scored, None for the model's own held-out set.
     """
 
     created: str
@@ -290,6 +292,7 @@ class Curve:
     points: tuple[CurvePoint, ...]
     calibration: Calibration | None = None
     allocator: str = "uniform"
+    task: str | None = None
 
 
 @dataclass(frozen=True)

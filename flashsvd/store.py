@@ -1,25 +1,31 @@
-"""Every run, kept in SQLite: what was asked, on what machine, what came out."""
+"""Every run, kept in SQLite: what was asked, on what machine, what came out, and what a person says of it."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from flashsvd.errors import InputError
 from flashsvd.paths import home
 from flashsvd.recording import comparison_from_json
-from flashsvd.results import Comparison, Curve, from_json, to_json
+from flashsvd.results import TIMELINE_COLUMNS, Comparison, Curve, from_json, to_json
+from flashsvd.runs.facts import facts_of
 
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE runs (
+_VERSION = 2
+_VERSION_1 = (
+    """CREATE TABLE runs (
     id INTEGER PRIMARY KEY,
     kind TEXT NOT NULL,
     created TEXT NOT NULL,
@@ -28,20 +34,51 @@ CREATE TABLE runs (
     keep REAL,
     machine TEXT NOT NULL,
     result TEXT NOT NULL
-);
-CREATE INDEX runs_by_model ON runs (kind, model, id);
-CREATE TABLE timelines (
+)""",
+    "CREATE INDEX runs_by_model ON runs (kind, model, id)",
+    """CREATE TABLE timelines (
     run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
     engine TEXT NOT NULL,
     events BLOB NOT NULL,
     PRIMARY KEY (run, engine)
-);
-"""
+)""",
+)
+# A table of its own: columns added behind `result` would be read through all of its pages.
+_VERSION_2 = (
+    """CREATE TABLE entries (
+    run INTEGER PRIMARY KEY REFERENCES runs (id) ON DELETE CASCADE,
+    name TEXT NOT NULL DEFAULT '',
+    pinned INTEGER NOT NULL DEFAULT 0,
+    deleted_at TEXT,
+    digest TEXT NOT NULL,
+    engine TEXT NOT NULL,
+    batch INTEGER,
+    seq INTEGER,
+    dtype TEXT NOT NULL,
+    peak_bytes INTEGER,
+    median_ms REAL,
+    dense_peak_bytes INTEGER,
+    dense_ms REAL,
+    metric TEXT NOT NULL,
+    score REAL,
+    lower_is_better INTEGER NOT NULL,
+    samples INTEGER,
+    checked INTEGER,
+    points INTEGER
+)""",
+    "CREATE INDEX entries_by_digest ON entries (digest)",
+)
+_STEPS = (_VERSION_1, _VERSION_2)
+"""What makes version n + 1 of version n."""
+
+PURGE_DAYS = 30
+LONGEST_NAME = 80
+_WAIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One line of the list of runs."""
+    """One line of the list of runs. Numbers are of `engine`, bytes and milliseconds; those of a curve are None."""
 
     id: int
     kind: str
@@ -50,49 +87,134 @@ class RunRow:
     method: str
     keep: float | None
     machine: str
+    name: str
+    pinned: bool
+    deleted_at: str | None
+    digest: str
+    engine: str
+    batch: int | None
+    seq: int | None
+    dtype: str
+    peak_bytes: int | None
+    median_ms: float | None
+    dense_peak_bytes: int | None
+    dense_ms: float | None
+    metric: str
+    score: float | None
+    lower_is_better: bool
+    samples: int | None
+    checked: bool | None
+    points: int | None
+
+    @property
+    def title(self) -> str:
+        """Its number, and its name or what it ran."""
+        kept = "" if self.keep is None else f" {100 * self.keep:.0f} %"
+        return f"#{self.id} " + (self.name or f"{self.model} {self.method}{kept}")
+
+
+ORDERS = {
+    "newest": "runs.id DESC",
+    "oldest": "runs.id",
+    "least memory": "peak_bytes IS NULL, peak_bytes, runs.id DESC",
+    "fastest": "median_ms IS NULL, median_ms, runs.id DESC",
+    "best score": "score IS NULL, metric, CASE WHEN lower_is_better THEN score ELSE -score END, runs.id DESC",
+    "smallest keep": "keep IS NULL, keep, runs.id DESC",
+    "name": "name = '', name COLLATE NOCASE, model, runs.id DESC",
+}
+"""How a list can be sorted; pinned runs come first in each."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which runs a list shows: None is any. text: words that must all occur in the name, model, method, machine,
+    precision or number. deleted: those that wait to be purged instead of all others.
+    """
+
+    model: str | None = None
+    method: str | None = None
+    machine: str | None = None
+    kind: str | None = None
+    text: str = ""
+    deleted: bool = False
+    order: str = "newest"
 
 
 class RunStore:
     """A file of runs; each call opens it anew, so any thread or process may use it.
 
-    Raises:
-        InputError: the file is no run store, or one of a later version.
+    Raises (the constructor and every method):
+        InputError: the file is no run store, one of a later version, or cannot be read or written.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or home() / "runs.sqlite"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._open() as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-                elif version != _VERSION:
-                    raise InputError(
-                        f"{self.path} is of version {version}, this program reads {_VERSION}: update it"
-                    )
-        except sqlite3.DatabaseError as error:
-            raise InputError(
-                f"{self.path} is not a run store ({error}): move it away to start a new one"
-            ) from None
+        self._ready = False
+        self._prepare()
 
-    def add(self, result: Comparison | Curve) -> int:
+    def _prepare(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"runs cannot be kept in {self.path.parent} ({error.strerror or error}): "
+                "set FLASHSVD_HOME to a folder that can be written to"
+            ) from None
+        with self._open() as connection:
+            version = _version(connection)
+        if version > _VERSION:
+            raise InputError(f"{self.path} is of version {version}, this program reads {_VERSION}: update it")
+        if version < _VERSION:
+            self._upgrade()
+        self._ready = True
+
+    def _upgrade(self) -> None:
+        self._use_wal()
+        with self._open(write=True) as connection:
+            # Another process may have done it while this one waited for the lock.
+            version = _version(connection)
+            if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                raise InputError(
+                    f"{self.path} is not a run store (it holds other tables): move it away to start a new one"
+                )
+            for step in _STEPS[version:_VERSION]:
+                for statement in step:
+                    connection.execute(statement)
+            if version < _VERSION:
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+                _enter_missing(connection)
+
+    def _use_wal(self) -> None:
+        # SQLite does not wait for a lock here as it does elsewhere.
+        end = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                with self._open() as connection:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except InputError as error:
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+
+    def add(self, result: Comparison | Curve, name: str = "", *, pinned: bool = False) -> int:
         """Keeps a result; returns its number."""
         kind = "compare" if isinstance(result, Comparison) else "curve"
         keep = result.keep if isinstance(result, Comparison) else None
+        data = to_json(result)
         row = (kind, result.created, result.model.name, result.method, keep, result.machine.label)
-        with self._open() as connection:
+        runs = result.runs if isinstance(result, Comparison) else ()
+        timelines = [(run.engine, _to_parquet(run.timeline)) for run in runs]
+        with self._open(write=True) as connection:
             cursor = connection.execute(
                 "INSERT INTO runs (kind, created, model, method, keep, machine, result) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*row, json.dumps(to_json(result))),
+                (*row, json.dumps(data)),
             )
             number = int(cursor.lastrowid or 0)
-            if isinstance(result, Comparison):
-                connection.executemany(
-                    "INSERT INTO timelines VALUES (?, ?, ?)",
-                    [(number, run.engine, _to_parquet(run.timeline)) for run in result.runs],
-                )
+            connection.executemany(
+                "INSERT INTO timelines VALUES (?, ?, ?)", [(number, *pair) for pair in timelines]
+            )
+            _enter(connection, number, kind, data, clean_name(name), pinned)
         return number
 
     def get(self, number: int) -> Comparison | Curve:
@@ -104,40 +226,203 @@ class RunStore:
             events = dict(
                 connection.execute("SELECT engine, events FROM timelines WHERE run = ?", (number,)).fetchall()
             )
-        data = json.loads(found[1])
-        if found[0] == "curve":
-            return from_json(Curve, data)
-        return comparison_from_json(data, lambda engine: pd.read_parquet(io.BytesIO(events[engine])))
+        try:
+            data = json.loads(found[1])
+            if found[0] == "curve":
+                return from_json(Curve, data)
+            return comparison_from_json(data, lambda engine: _from_parquet(events[engine]))
+        except (ValueError, TypeError, AttributeError, OSError, pa.ArrowException) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"run {number} cannot be read ({type(error).__name__}): delete it") from None
 
     def latest(self, kind: str, model: str) -> Comparison | Curve | None:
         """The newest run of a kind ("compare" or "curve") for a model, or None."""
         with self._open() as connection:
             found = connection.execute(
-                "SELECT id FROM runs WHERE kind = ? AND model = ? ORDER BY id DESC LIMIT 1", (kind, model)
+                "SELECT id FROM runs LEFT JOIN entries ON run = id WHERE kind = ? AND model = ? "
+                "AND deleted_at IS NULL ORDER BY id DESC LIMIT 1",
+                (kind, model),
             ).fetchone()
         return None if found is None else self.get(found[0])
 
-    def rows(self, limit: int = 50) -> list[RunRow]:
-        """The newest runs first."""
+    def find(self, digest: str) -> RunRow | None:
+        """The newest run with this content, deleted or not; None where there is none."""
+        found = self._rows("entries.digest = ?", (digest,), "runs.id DESC", 1)
+        return found[0] if found else None
+
+    def row(self, number: int) -> RunRow | None:
+        """One run's line, deleted or not; None where there is no such run."""
+        found = self._rows("runs.id = ?", (number,), "runs.id", 1)
+        return found[0] if found else None
+
+    def rows(self, limit: int = 50, wanted: Wanted | None = None) -> list[RunRow]:
+        """The runs that are wanted, pinned ones first; all but deleted ones, newest first, by default."""
+        wanted = wanted or Wanted()
+        if wanted.order not in ORDERS:
+            raise InputError(f"runs are sorted by one of {', '.join(ORDERS)}, got {wanted.order!r}")
+        where, values = ["deleted_at IS NOT NULL" if wanted.deleted else "deleted_at IS NULL"], []
+        for column in ("model", "method", "machine", "kind"):
+            value = getattr(wanted, column)
+            if value is not None:
+                where.append(f"{column} = ?")
+                values.append(value)
+        for word in wanted.text[:1000].split()[:20]:
+            where.append(_TEXT + r" LIKE ? ESCAPE '\'")
+            values.append("%" + word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%")
+        return self._rows(" AND ".join(where), tuple(values), f"pinned DESC, {ORDERS[wanted.order]}", limit)
+
+    def values(self, column: str) -> list[str]:
+        """What the runs have as model, method, machine or kind, in order, deleted ones left out."""
+        if column not in ("model", "method", "machine", "kind"):
+            raise InputError(f"runs are told apart by model, method, machine or kind, got {column!r}")
         with self._open() as connection:
             found = connection.execute(
-                "SELECT id, kind, created, model, method, keep, machine FROM runs ORDER BY id DESC LIMIT ?",
-                (limit,),
+                f"SELECT DISTINCT {column} FROM runs LEFT JOIN entries ON run = id "
+                f"WHERE deleted_at IS NULL ORDER BY {column}"
             ).fetchall()
-        return [RunRow(*row) for row in found]
+        return [str(value) for (value,) in found]
+
+    def count_deleted(self) -> int:
+        """How many runs wait to be purged."""
+        with self._open() as connection:
+            found = connection.execute("SELECT COUNT(*) FROM entries WHERE deleted_at IS NOT NULL").fetchone()
+        return int(found[0])
+
+    def rename(self, number: int, name: str) -> None:
+        """Gives a run a name, of LONGEST_NAME characters at most; an empty one takes it away."""
+        self._set((number,), "name = ?", clean_name(name))
+
+    def pin(self, numbers: Iterable[int], pinned: bool = True) -> None:
+        """Keeps runs at the top of every list, or no longer."""
+        self._set(numbers, "pinned = ?", int(pinned))
+
+    def delete(self, numbers: Iterable[int], now: datetime | None = None) -> None:
+        """Takes runs out of all lists; `restore` brings them back until they are purged after PURGE_DAYS."""
+        moment = now or datetime.now(UTC)
+        self._set(numbers, "deleted_at = ?", moment.isoformat(timespec="seconds"))
+        self.purge(moment)
+
+    def restore(self, numbers: Iterable[int]) -> None:
+        """Brings deleted runs back."""
+        self._set(numbers, "deleted_at = ?", None)
+
+    def purge(self, now: datetime | None = None) -> int:
+        """Forgets what was deleted PURGE_DAYS ago or earlier; returns how many runs."""
+        before = (now or datetime.now(UTC)) - timedelta(days=PURGE_DAYS)
+        with self._open(write=True) as connection:
+            cursor = connection.execute(
+                "DELETE FROM runs WHERE id IN (SELECT run FROM entries WHERE deleted_at <= ?)",
+                (before.isoformat(timespec="seconds"),),
+            )
+        return cursor.rowcount
+
+    def _set(self, numbers: Iterable[int], change: str, value: Any) -> None:
+        with self._open(write=True) as connection:
+            _enter_missing(connection)
+            connection.executemany(
+                f"UPDATE entries SET {change} WHERE run = ?", [(value, int(number)) for number in numbers]
+            )
+
+    def _rows(self, where: str, values: Sequence[Any], order: str, limit: int) -> list[RunRow]:
+        with self._open() as connection:
+            missing = connection.execute(f"SELECT 1 {_MISSING} LIMIT 1").fetchone()
+        if missing:
+            # A program of version 1 that still runs adds runs without entries.
+            with self._open(write=True) as connection:
+                _enter_missing(connection)
+        with self._open() as connection:
+            found = connection.execute(
+                f"SELECT {', '.join(_COLUMNS)} FROM runs JOIN entries ON run = runs.id WHERE {where} "
+                f"ORDER BY {order} LIMIT ?",
+                (*values, limit),
+            ).fetchall()
+        return [_row(values) for values in found]
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.path, timeout=10)
+    def _open(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection in one transaction. `write` takes the lock at once: a reader that turns writer may fail."""
+        if self._ready and not self.path.exists():
+            # Its folder was emptied while this program ran: what ends now is kept in a new file.
+            self._ready = False
+            self._prepare()
         try:
-            connection.execute("PRAGMA foreign_keys = ON")
-            with connection:
+            connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
+            try:
+                connection.execute("PRAGMA foreign_keys = ON")
+                if write:
+                    connection.execute("BEGIN IMMEDIATE")
                 yield connection
-        finally:
-            connection.close()
+                if write:
+                    connection.execute("COMMIT")
+            finally:
+                # Closing rolls back what was not committed.
+                connection.close()
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f"runs cannot be kept in {self.path} ({error}): check that the folder can be written to, or set "
+                "FLASHSVD_HOME to another"
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise InputError(
+                f"{self.path} is not a run store ({error}): move it away to start a new one"
+            ) from None
+
+
+_COLUMNS = tuple(item.name for item in dataclasses.fields(RunRow))
+_MISSING = "FROM runs LEFT JOIN entries ON run = id WHERE run IS NULL"
+_TEXT = "name || ' ' || model || ' ' || method || ' ' || machine || ' ' || dtype || ' ' || kind || ' #' || runs.id"
+
+
+def clean_name(name: str) -> str:
+    """A name on one line, without what cannot be seen, cut to LONGEST_NAME.
+
+    >>> clean_name("  best\\n of\\tten ")
+    'best of ten'
+    """
+    words = "".join(letter if letter.isprintable() else " " for letter in name[:1000]).split()
+    return " ".join(words)[:LONGEST_NAME].rstrip()
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _enter_missing(connection: sqlite3.Connection) -> None:
+    """Writes the list's side of runs that have none."""
+    numbers = [number for (number,) in connection.execute(f"SELECT id {_MISSING}").fetchall()]
+    for number in numbers:
+        kind, result = connection.execute("SELECT kind, result FROM runs WHERE id = ?", (number,)).fetchone()
+        try:
+            data = json.loads(result)
+        except ValueError:
+            data = {}
+        _enter(connection, number, kind, data if isinstance(data, dict) else {}, "", False)
+
+
+def _enter(
+    connection: sqlite3.Connection, number: int, kind: str, data: dict[str, Any], name: str, pinned: bool
+) -> None:
+    entry = {"run": number, "name": name, "pinned": pinned, **dataclasses.asdict(facts_of(kind, data))}
+    connection.execute(
+        f"INSERT INTO entries ({', '.join(entry)}) VALUES ({', '.join('?' * len(entry))})",
+        tuple(entry.values()),
+    )
+
+
+def _row(values: Sequence[Any]) -> RunRow:
+    found = dict(zip(_COLUMNS, values, strict=True))
+    for flag in ("pinned", "lower_is_better", "checked"):
+        found[flag] = None if found[flag] is None else bool(found[flag])
+    return RunRow(**found)
 
 
 def _to_parquet(frame: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     frame.to_parquet(buffer, compression="zstd", index=False)
     return buffer.getvalue()
+
+
+def _from_parquet(data: bytes) -> pd.DataFrame:
+    frame = pd.read_parquet(io.BytesIO(data))
+    return frame[list(TIMELINE_COLUMNS)]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import streamlit as st
 
 from app import services, work
 from app.components import markup
+from app.words import duration
 from flashsvd.errors import FlashSVDError
 
 _EVERY_SECONDS = 0.5
 _MACHINE_SECONDS = 3.0
 
 
-def panel(kind: str) -> None:
-    """The panel of this tab's job of one kind; nothing where there is none."""
+def panel(kind: str, *, low: bool = False) -> None:
+    """The panel of this tab's job of one kind; nothing where there is none. low: as high as a button."""
     if kind in work.active():
-        st.fragment(_watch, run_every=_EVERY_SECONDS)(kind)
+        st.fragment(_watch, run_every=_EVERY_SECONDS)(kind, low)
 
 
-def _watch(kind: str) -> None:
+def _watch(kind: str, low: bool) -> None:
     job = work.active().get(kind)
     now = work.status(job) if job else None
     if job is None or now is None or now.state in work.FINISHED:
@@ -30,8 +33,10 @@ def _watch(kind: str) -> None:
         words = "Starting the worker"
     else:
         words = now.stage or now.state.capitalize()
-    st.progress(min(max(now.fraction, 0.0), 1.0), text=f"{words} · {now.seconds:.0f} s")
-    st.button("Cancel", key=f"cancel_{kind}", on_click=work.cancel, args=(kind,), width="stretch")
+    bar, stop = st.columns([72, 28], gap="small", wrap=False) if low else (st.container(), st.container())
+    left = "" if now.left is None or now.left < 1 else f", about {duration(now.left)} to go"
+    bar.progress(min(max(now.fraction, 0.0), 1.0), text=f"{words} · {now.seconds:.0f} s{left}")
+    stop.button("Cancel", key=f"cancel_{kind}", on_click=work.cancel, args=(kind,), width="stretch")
 
 
 def machine_chip() -> None:
@@ -55,8 +60,14 @@ def _await_machine(first_look: bool) -> None:
 
 
 def _machine() -> str | None:
+    """The machines that jobs run on, and the address of a scheduler that is not our own."""
     try:
-        machine = services.jobs().machine()
+        service = services.jobs()
+        machines = service.machines()
     except FlashSVDError:
         return None
-    return None if machine is None else machine.label
+    if not machines:
+        return None
+    labels = Counter(machine.label for machine in machines)
+    words = ", ".join(label if count == 1 else f"{count} x {label}" for label, count in labels.items())
+    return words if service.address is None else f"{words} at {service.address}"

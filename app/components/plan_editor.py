@@ -1,23 +1,28 @@
-"""Ways to change the plan: presets, sliders, a table of heads, typed rules, a file. All write one canonical plan."""
+"""Ways to change the plan: presets, the grid, sliders, a table of heads, typed rules, a file. All write one
+canonical plan."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from app import session
-from app.components import markup
+from app import choices, echo, services, session, work
+from app.components import markup, rank_grid
+from app.components.budget import budget
 from app.state import Settings, read_plan
 from flashsvd import allocate
 from flashsvd.errors import FlashSVDError, PlanError
 from flashsvd.models.shape import ModelShape
+from flashsvd.plan_edits import apply_edits
 from flashsvd.ranks import Rank, RankPlan
+from flashsvd.tail_curves import tail_curves
 
 Sigmas = Mapping[tuple[int, str], NDArray[np.float64]]
 
@@ -25,8 +30,8 @@ DENSE = "dense"
 MAX_PLAN_BYTES = 2**20
 
 
-def presets(shape: ModelShape, settings: Settings, sigmas: Sigmas) -> None:
-    """One button per rule; undo and redo beside them."""
+def presets(shape: ModelShape, settings: Settings, sigmas: Sigmas, parameters: int | None) -> None:
+    """One button per rule; undo and redo beside them. parameters: of the whole model, if known."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="presets"):
         st.html('<div class="fs-title">Which heads and layers can I cut?</div>', width="content")
         st.button(
@@ -37,7 +42,7 @@ def presets(shape: ModelShape, settings: Settings, sigmas: Sigmas) -> None:
         )
         for share in (90, 95, 99):
             st.button(
-                f"energy {share} %",
+                f"energy {share} %" if share == 90 else f"{share} %",
                 key=f"preset_energy_{share}",
                 disabled=not sigmas,
                 help="The smallest rank of each unit that holds this share of its squared singular values."
@@ -46,6 +51,7 @@ def presets(shape: ModelShape, settings: Settings, sigmas: Sigmas) -> None:
                 on_click=_apply,
                 args=(lambda share=share: allocate.energy(shape, sigmas, share / 100),),
             )
+        budget(shape, settings, sigmas, parameters)
         with st.popover("published ladder"):
             st.caption("The ranks that the FlashSVD paper reports for BERT-base, scaled to this model.")
             for rung in allocate.LADDER:
@@ -69,6 +75,105 @@ def _apply(make: Callable[[], RankPlan]) -> None:
         session.notify(str(error))
 
 
+def grid(
+    plan: RankPlan, settings: Settings, sigmas: Sigmas, parameters: int | None, at: rank_grid.At
+) -> None:
+    """The rank grid. at: the cell whose spectrum is shown; a gesture that ends elsewhere moves it."""
+    data = _model(plan.shape, settings, sigmas, parameters)
+    rank_grid.rank_grid(
+        plan,
+        data,
+        mode=markup.mode(),
+        at=at,
+        seen=st.session_state.get("grid_seen", 0),
+        can=(session.can("undo"), session.can("redo")),
+        on_gesture=lambda: take_gestures(st.session_state[echo.GRID]["gesture"], plan.shape, data["id"]),
+    )
+
+
+def _model(shape: ModelShape, settings: Settings, sigmas: Sigmas, parameters: int | None) -> dict[str, Any]:
+    """What the grid's browser side counts with, made once."""
+    # The singular values are known by their object: a tab keeps a few, and replaces them whole.
+    mark = (shape, settings.model, settings.method, settings.dtype, parameters, id(sigmas) if sigmas else 0)
+    kept: tuple[Any, Sigmas, dict[str, Any]] | None = st.session_state.get("grid_model")
+    if kept is None or kept[0] != mark:
+        curves = tail_curves(shape, sigmas) if sigmas else None
+        data = rank_grid.model_data(shape, curves, parameters=parameters, dtype=settings.dtype)
+        kept = st.session_state["grid_model"] = (mark, sigmas, data)
+    return kept[2]
+
+
+def take_gestures(value: object, shape: ModelShape, model_id: str) -> None:
+    """Makes what was done in the grid, oldest first, each its own step of undo.
+
+    What the browser sends is checked; nonsense is one line, and the plan stays. model_id: of the model on screen; what
+    was done on another one is dropped.
+    """
+    seen = st.session_state.get("grid_seen", 0)
+    if not isinstance(value, Mapping):
+        return
+    st.session_state["grid_seen"] = max(seen, rank_grid.last_number(value))
+    edited = False
+    try:
+        if value.get("model") != model_id:
+            return
+        message = rank_grid.message(value, shape, seen)
+        for gesture in message.gestures:
+            if gesture.kind == "undo":
+                session.undo()
+            elif gesture.kind == "redo":
+                session.redo()
+            elif gesture.kind == "edit":
+                plan = session.settings().choice().resolve(shape)
+                session.set_plan(apply_edits(plan, gesture.edits))
+            edited = edited or gesture.kind != "look"
+        if message.at is not None:
+            look_at(*message.at)
+    except FlashSVDError as error:
+        session.notify(f"The grid's edit was not made: {error}")
+        return
+    if edited and runs_on_release():
+        # The run of the plan before says nothing of this one: it makes room.
+        st.session_state["run_again"] = "compare" in work.active()
+        work.cancel("compare")
+        work.start_compare()
+
+
+def runs_on_release() -> bool:
+    """Whether the end of a gesture starts the measured run; unless said otherwise, on a GPU."""
+    return choices.chosen("ranks_run", ("on", "off"), _usual_run()) == "on"
+
+
+def run_on_release(wanted: bool) -> None:
+    choices.choose("ranks_run", "on" if wanted else "off", _usual_run())
+
+
+def _usual_run() -> str:
+    # The first look at a page must not start the worker; what it runs on is known from the second.
+    if "looked" not in st.session_state:
+        return "off"
+    try:
+        machines = services.jobs().machines()
+    except FlashSVDError:
+        return "off"
+    return "on" if any(machine.device == "cuda" for machine in machines) else "off"
+
+
+def run_again() -> None:
+    """Starts the run of the plan that was changed while another one ran, once that has ended."""
+    if st.session_state.get("run_again") and "compare" not in work.active():
+        st.session_state["run_again"] = False
+        work.start_compare()
+        st.rerun()
+
+
+def look_at(layer: int, name: str, unit: int) -> None:
+    """Shows this unit's spectrum."""
+    st.session_state["ranks_layer"] = layer
+    st.session_state["w_unit_slot"] = name
+    st.session_state["w_unit_head"] = unit
+
+
 def layer_picker(shape: ModelShape) -> int | None:
     """The layer being edited, counted from 0; None for all of them."""
     options = range(len(shape.layers) + 1)
@@ -80,8 +185,14 @@ def layer_picker(shape: ModelShape) -> int | None:
         key="w_layer",
         label_visibility="collapsed",
         format_func=lambda layer: f"Layer {layer}" if layer else "All layers",
+        on_change=_layer_picked,
     )
     return picked - 1 if picked else None
+
+
+def _layer_picked() -> None:
+    if st.session_state["w_layer"]:
+        st.session_state["ranks_layer"] = st.session_state["w_layer"] - 1
 
 
 def sliders(plan: RankPlan, layer: int | None) -> None:
@@ -101,7 +212,7 @@ def sliders(plan: RankPlan, layer: int | None) -> None:
             mixed.append(f"{name} {span}")
         options = [*range(1, math.ceil(slot.break_even)), DENSE]
         key = f"rank_{name}"
-        st.session_state[key] = _middle(ranks, options)
+        echo.show(key, _middle(ranks, options))
         with columns[index % 2]:
             st.select_slider(
                 f"{name} · break-even {slot.break_even:.0f}",
@@ -130,6 +241,8 @@ def _middle(ranks: list[Rank], options: list[int | str]) -> int | str:
 
 
 def _slide(plan: RankPlan, layers: list[int], name: str) -> None:
+    if echo.is_echo(f"rank_{name}"):
+        return
     value = st.session_state[f"rank_{name}"]
     rank = None if value == DENSE else int(value)
     for layer in layers:
@@ -198,7 +311,7 @@ def mirror(plan: RankPlan) -> None:
     if draft is not None and draft["over"] != text:
         draft = None
         st.session_state.pop("draft")
-    st.session_state["w_mirror"] = draft["text"] if draft else text
+    echo.show("w_mirror", draft["text"] if draft else text)
     st.text_area(
         "Typed mirror",
         key="w_mirror",
@@ -212,6 +325,8 @@ def mirror(plan: RankPlan) -> None:
 
 
 def _type(plan: RankPlan) -> None:
+    if echo.is_echo("w_mirror"):
+        return
     text = st.session_state["w_mirror"]
     try:
         session.set_plan(read_plan(text, plan.shape))
@@ -231,6 +346,14 @@ def plan_file(plan: RankPlan, model: str) -> None:
             on_click="ignore",
             width="stretch",
         )
+        st.download_button(
+            "Download ranks (CSV)",
+            data=lambda: rank_table(plan).to_csv(index=False),
+            file_name=f"{model.replace('/', '-')}-ranks.csv",
+            mime="text/csv",
+            on_click="ignore",
+            width="stretch",
+        )
         st.file_uploader(
             "Open a plan",
             type="json",
@@ -239,6 +362,25 @@ def plan_file(plan: RankPlan, model: str) -> None:
             on_change=_upload,
             args=(plan.shape,),
         )
+
+
+def rank_table(plan: RankPlan) -> pd.DataFrame:
+    """A row for every unit: layer and head from 1, rank (none where dense), break-even, parameters kept."""
+    return pd.DataFrame(
+        [
+            (
+                layer + 1,
+                slot.name,
+                unit + 1,
+                rank,
+                slot.break_even,
+                slot.unit_parameters if rank is None else slot.factor_parameters(rank),
+            )
+            for layer, slot in plan.shape
+            for unit, rank in enumerate(plan.get(layer, slot.name))
+        ],
+        columns=["layer", "projection", "head", "rank", "break_even", "parameters"],
+    ).astype({"rank": "Int64"})
 
 
 def _upload(shape: ModelShape) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import session, work
+from app import echo, session, work
 from app.components import jobs, markup
 from app.components.share import share
 from app.evidence import Evidence
@@ -68,7 +68,7 @@ def _method(settings: Settings) -> None:
 def _keep(settings: Settings, evidence: Evidence) -> None:
     plan = evidence.plan
     keep = plan.keep if settings.plan is not None and plan is not None else settings.keep
-    st.session_state["w_keep"] = min(100, max(1, round(100 * keep)))
+    echo.show("w_keep", min(100, max(1, round(100 * keep))))
     st.slider(
         "Keep",
         1,
@@ -76,7 +76,7 @@ def _keep(settings: Settings, evidence: Evidence) -> None:
         key="w_keep",
         format="%d %%",
         help="Share of the factored weights' parameters that is kept. Moving it gives every unit the same share.",
-        on_change=lambda: session.update(keep=st.session_state["w_keep"] / 100, plan=None),
+        on_change=_keep_changed,
     )
     if plan is not None:
         kind = "of the factored weights" if settings.plan is None else "of the factored weights, own plan"
@@ -85,6 +85,11 @@ def _keep(settings: Settings, evidence: Evidence) -> None:
             f"{percent(plan.keep)} {kind} · {count(plan.kept_parameters)} of {count(whole)}",
             "fs-foot fs-keep",
         )
+
+
+def _keep_changed() -> None:
+    if not echo.is_echo("w_keep"):
+        session.update(keep=st.session_state["w_keep"] / 100, plan=None)
 
 
 def _input(settings: Settings) -> None:

@@ -5,7 +5,7 @@ const HEIGHT = 720;
 const MOVES = {
   ArrowRight: "next", PageDown: "next", " ": "next",
   ArrowLeft: "back", PageUp: "back",
-  Home: "first", End: "last", Escape: "leave",
+  Home: "first", End: "last", Escape: "leave", r: "run",
 };
 
 // The page draws this part again and again: what listened before stops first, or a key would turn two slides.

@@ -16,11 +16,11 @@ def _component() -> Any:
 
 
 def stage(*, on: bool, turn: Callable[[str], None]) -> None:
-    """on: whether the slide fills the window. turn: told "next", "back", "first", "last" or "leave"."""
+    """on: whether the slide fills the window. turn: told "next", "back", "first", "last", "leave" or "run"."""
 
     def moved() -> None:
         move = st.session_state["stage"].move
-        if move in ("next", "back", "first", "last", "leave"):
+        if move in ("next", "back", "first", "last", "leave", "run"):
             turn(move)
 
     with st.container(key="stage_keys"):

@@ -26,7 +26,7 @@ def render(settings: Settings, evidence: Evidence) -> None:
     steps = _shown(settings)
     at = min(_at(), len(steps) - 1)
     on = choices.chosen("present_stage", ("off", "on"), "off") == "on"
-    stage(on=on, turn=lambda move: _turn(move, len(steps)))
+    stage(on=on, turn=lambda move: _turn(move, steps))
     if on:
         # Streamlit has no full screen of its own: the rest of the page is put away.
         st.html('<span class="fs-none fs-on-stage" hidden></span>')
@@ -48,10 +48,14 @@ def _shown(settings: Settings) -> tuple[Step, ...]:
     )
 
 
+def _settings(step: Step) -> tuple[Settings, list[str]]:
+    """A step's settings, and a line for each that could not be read."""
+    query = dict(step.query)
+    return from_query(query, session.default_settings(query.get("model", "")), tuple(methods()))
+
+
 def _slide(step: Step, at: int, count: int) -> None:
-    settings, problems = from_query(
-        dict(step.query), session.default_settings(dict(step.query).get("model", "")), tuple(methods())
-    )
+    settings, problems = _settings(step)
     evidence = gather(settings)
     view = view_named(step.view)
     question = view.question if view else ""
@@ -73,13 +77,21 @@ def _controls(steps: tuple[Step, ...], at: int) -> None:
             help="Left arrow",
             disabled=at == 0,
             on_click=_turn,
-            args=("back", len(steps)),
+            args=("back", steps),
         )
         st.button(
             "→", key="step_next", help="Right arrow", disabled=at == len(steps) - 1, on_click=_turn,
-            args=("next", len(steps)),
+            args=("next", steps),
         )  # fmt: skip
         st.button("Full screen", key="stage_on", type="primary", on_click=_stage, args=("on",))
+        st.button(
+            "Run this step",
+            key="run_step",
+            help="R, also in full screen. What is recorded stays on screen until the run is done, and if it fails.",
+            disabled="compare" in work.active(),
+            on_click=_turn,
+            args=("run", steps),
+        )
         st.button("Add the current settings", key="add_step_here", on_click=talk.add_here)
         st.space("stretch")
         _files()
@@ -183,13 +195,16 @@ def _go(index: int) -> None:
     choices.choose("present_step", str(index + 1), "1")
 
 
-def _turn(move: str, count: int) -> None:
-    at = min(_at(), count - 1)
+def _turn(move: str, steps: tuple[Step, ...]) -> None:
+    last = len(steps) - 1
+    at = min(_at(), last)
     if move == "leave":
         _stage("off")
-        return
-    wanted = {"next": at + 1, "back": at - 1, "first": 0, "last": count - 1}[move]
-    _go(min(max(wanted, 0), count - 1))
+    elif move == "run":
+        work.start(_settings(steps[at])[0].compare_request())
+    else:
+        wanted = {"next": at + 1, "back": at - 1, "first": 0, "last": last}[move]
+        _go(min(max(wanted, 0), last))
 
 
 def _stage(value: str) -> None:

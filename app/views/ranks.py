@@ -5,20 +5,19 @@ from __future__ import annotations
 import streamlit as st
 
 from app import work
-from app.components import charts, jobs, markup, plan_editor
+from app.components import budget, charts, jobs, markup, plan_editor
 from app.components.page import page
 from app.evidence import PREDICTED, Evidence
 from app.state import Settings
 from app.words import cards, count, percent, red_gate, weight_bytes
 from flashsvd.allocate import tail_energy
-from flashsvd.figures import theme
-from flashsvd.figures.grid import rank_grid
 from flashsvd.figures.spectrum import spectrum
 from flashsvd.ranks import RankPlan
 
 
 def render(settings: Settings, evidence: Evidence) -> None:
     """Presets, the grid of ranks, sliders, one unit's spectrum, and what the plan keeps."""
+    plan_editor.run_again()
     plan = evidence.plan
     if plan is None:
         markup.empty(
@@ -26,7 +25,9 @@ def render(settings: Settings, evidence: Evidence) -> None:
             "Run live loads the model and shows its ranks here.",
         )
         return
-    plan_editor.presets(plan.shape, settings, evidence.sigmas)
+    parameters = evidence.info.parameters if evidence.info else None
+    plan_editor.presets(plan.shape, settings, evidence.sigmas, parameters)
+    budget.found()
     grid = st.container(key="panel_grid")
     edit, unit, counts = st.columns([34, 29, 37], gap="small")
     with edit, st.container(key="panel_sliders", height="stretch"):
@@ -37,29 +38,20 @@ def render(settings: Settings, evidence: Evidence) -> None:
             layer = plan_editor.layer_picker(plan.shape)
         plan_editor.sliders(plan, layer)
     with unit, st.container(key="panel_spectrum", height="stretch"):
-        chosen = _spectrum(plan, layer or 0, settings, evidence)
+        chosen = _spectrum(plan, settings, evidence)
     with counts, st.container(key="panel_plan", height="stretch"):
         _counts(plan, settings, evidence)
     with grid:
-        _grid(plan, chosen)
+        plan_editor.grid(plan, settings, evidence.sigmas, parameters, chosen)
     with st.container(key="panel_table"):
         plan_editor.head_table(plan)
 
 
-def _grid(plan: RankPlan, chosen: tuple[int, str, int]) -> None:
-    mode = markup.mode()
-    layers = len(plan.shape.layers)
-    row_px = 20 if layers <= 12 else 13
-    charts.chart(rank_grid(plan, chosen=chosen, mode=mode, row_px=row_px), key="grid", name="Ranks")
-    low, middle, high = theme.palette(mode).scale
-    st.html(
-        f'<div class="fs-sub">rank / break-even<span class="fs-scale" style="background:linear-gradient(90deg,'
-        f'{low},{middle},{high})"></span>╱ kept dense · {plan.dense_units} of {plan.units} units dense</div>'
-    )
-
-
-def _spectrum(plan: RankPlan, layer: int, settings: Settings, evidence: Evidence) -> tuple[int, str, int]:
+def _spectrum(plan: RankPlan, settings: Settings, evidence: Evidence) -> tuple[int, str, int]:
+    layer = min(st.session_state.get("ranks_layer", 0), len(plan.shape.layers) - 1)
     names = [slot.name for slot in plan.shape.layers[layer]]
+    if st.session_state.get("w_unit_slot", names[0]) not in names:
+        st.session_state["w_unit_slot"] = names[0]
     title, first, second = st.columns([38, 30, 32], vertical_alignment="center", wrap=False)
     with first:
         name = st.selectbox("Projection", names, key="w_unit_slot", label_visibility="collapsed")
@@ -98,7 +90,11 @@ def _spectrum(plan: RankPlan, layer: int, settings: Settings, evidence: Evidence
 
 def _counts(plan: RankPlan, settings: Settings, evidence: Evidence) -> None:
     shape, info = plan.shape, evidence.info
-    markup.head("This plan", "counted, no forward pass", PREDICTED)
+    title, again = st.columns([52, 48], vertical_alignment="center", wrap=False)
+    with title:
+        markup.head("This plan", f"counted · {plan.dense_units} of {plan.units} units dense", PREDICTED)
+    with again:
+        _run_on_release()
     cells = [
         (
             "Factored weights",
@@ -141,6 +137,16 @@ def _counts(plan: RankPlan, settings: Settings, evidence: Evidence) -> None:
     with file:
         plan_editor.plan_file(plan, settings.model)
     _measured(evidence)
+
+
+def _run_on_release() -> None:
+    st.session_state["w_ranks_run"] = plan_editor.runs_on_release()
+    st.toggle(
+        "Run on release",
+        key="w_ranks_run",
+        help="Starts the measured run as soon as a drag in the grid ends. On a CPU that takes seconds.",
+        on_change=lambda: plan_editor.run_on_release(st.session_state["w_ranks_run"]),
+    )
 
 
 def _measured(evidence: Evidence) -> None:

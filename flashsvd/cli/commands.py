@@ -20,6 +20,7 @@ from flashsvd.cli.import_ import import_
 from flashsvd.cli.models import models
 from flashsvd.cli.record import record
 from flashsvd.cli.report import report
+from flashsvd.cli.runs import runs
 from flashsvd.cli.train_demo import train_demo
 from flashsvd.cli.tune import tune
 
@@ -41,6 +42,7 @@ application.command("finetune")(finetune)
 application.command("import")(import_)
 application.command("export")(export)
 application.command("record")(record)
+application.command("runs")(runs)
 bench.command("decode")(decode)
 bench.command("prefill")(prefill)
 bench.command("decompose")(decompose)

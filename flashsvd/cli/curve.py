@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +17,7 @@ from flashsvd.cli.numbers import interval, number
 from flashsvd.cli.progress import progress_bar
 
 if TYPE_CHECKING:
+    from flashsvd.curve_set import CostTable
     from flashsvd.results import Curve
 
 
@@ -38,6 +41,17 @@ def curve(
     device: options.Device = "auto",
     samples: options.Samples = None,
     seed: options.Seed = 0,
+    task: Annotated[
+        str | None,
+        typer.Option(help="What is scored: glue/NAME, text:PATH, a file ...; the model's own set if none."),
+    ] = None,
+    timed: Annotated[
+        str | None,
+        typer.Option(help="Also time every plan at BATCHxTOKENS, such as 8x256, and take its peak memory."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A recording of the curves to write, which the app replays.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Score a model at many keeps, from one decomposition per matrix and method."""
@@ -45,6 +59,7 @@ def curve(
     from flashsvd.results import Calibration, CurveRequest, to_json
     from flashsvd.search.allocators import NEED_TEXT
 
+    shape = _timed(timed)
     keeps, seeds = options.parse_grid(keep), options.parse_seeds(calibration_seeds)
     requests = [
         CurveRequest(
@@ -58,6 +73,7 @@ def curve(
             seed=seed,
             calibration=Calibration(calibration, calibration_samples, draw),
             allocator=allocator,
+            task=task,
         )
         for spec in options.parse_methods(method)
         for draw in (seeds if method_named(spec).needs or allocator in NEED_TEXT else seeds[:1])
@@ -74,6 +90,16 @@ def curve(
                 progress(words + stage, (done + share) / len(requests))
 
             results.append(score_curve(request, session, tell))
+        costs: tuple[CostTable, ...] = ()
+        if shape:
+            from flashsvd.curves import plan_costs
+
+            costs = (plan_costs(results, shape, session, progress, per_head=per_head, device=device),)
+    if out is not None:
+        from flashsvd.curve_set import CurveSet, write_curves
+
+        command = shlex.join(["python", "-m", "flashsvd", *sys.argv[1:]])
+        write_curves(out, CurveSet(tuple(results), costs, command))
     if as_json:
         found = [to_json(result) for result in results]
         print(json.dumps(found[0] if len(found) == 1 else {"curves": found}))
@@ -81,6 +107,18 @@ def curve(
         _print(results)
     for result in results:
         keep_run(result)
+
+
+def _timed(text: str | None) -> tuple[int, int] | None:
+    """Raises InputError for what is not BATCHxTOKENS."""
+    from flashsvd.errors import InputError
+
+    if text is None:
+        return None
+    batch, cross, seq = text.partition("x")
+    if not (cross and batch.isdecimal() and seq.isdecimal()):
+        raise InputError(f"timed must be BATCHxTOKENS, such as 8x256, got {text!r}")
+    return int(batch), int(seq)
 
 
 def _print(results: Sequence[Curve]) -> None:

@@ -19,8 +19,8 @@ from flashsvd.tasks.encoding import Encoded, pad_batches
 
 _BATCH = 32
 _WINDOWS = 8
-_DEFAULT_PIECES = 512
-_DEFAULT_WINDOWS = 64
+DEFAULT_PIECES = 512
+DEFAULT_WINDOWS = 64
 
 Tell = Callable[[float], None]
 
@@ -67,10 +67,10 @@ def held_out(loaded: LoadedModel, samples: int | None, seed: int) -> HeldOut:
         ModelError: the model has no such set, one that cannot be read, or random weights.
     """
     if loaded.trained:
-        drawn = evaluation_samples(loaded, samples or _DEFAULT_PIECES, seed)
+        drawn = evaluation_samples(loaded, samples or DEFAULT_PIECES, seed)
         if drawn is not None:
             return Pieces(loaded.model, drawn, seed)
-        tokens = evaluation_tokens(loaded, samples or _DEFAULT_WINDOWS)
+        tokens = evaluation_tokens(loaded, samples or DEFAULT_WINDOWS)
         if tokens is not None:
             return Passages(loaded.model, tokens, window_of(loaded), seed)
     raise ModelError(f"{loaded.name} has no held-out set to score: accuracy does not apply")

@@ -72,6 +72,37 @@ def engine_colour(engine: str, mode: str) -> str:
     )
 
 
+_METHODS: dict[str, tuple[str, str, str]] = {
+    "svd": ("#5a6372", "#aab3c0", "circle"),
+    "fwsvd": ("#b5507f", "#e887b5", "square"),
+    "asvd": ("#b38a00", "#ecc94b", "diamond"),
+    "whiten": ("#00836b", "#37cf94", "triangle-up"),
+    "basis_sharing": ("#2b93c9", "#6cc4f2", "cross"),
+}
+_MORE_METHODS = (
+    ("#7a52c7", "#b79bf0", "triangle-down"),
+    ("#8c5a2b", "#c99a6b", "pentagon"),
+    ("#a3261b", "#ff9b8f", "x"),
+    ("#3f6f1f", "#9ccf6b", "hexagon"),
+)
+
+
+def method_style(method: str, mode: str) -> tuple[str, str]:
+    """Colour and marker of a compression method, the same in every figure; options after a colon do not matter.
+
+    >>> method_style("whiten", "light"), method_style("whiten:centred=true", "light")[1]
+    (('#00836b', 'triangle-up'), 'triangle-up')
+    """
+    name = method.partition(":")[0]
+    light, dark, symbol = _METHODS.get(name) or _MORE_METHODS[sum(name.encode()) % len(_MORE_METHODS)]
+    return (dark if mode == "dark" else light), symbol
+
+
+def cache_colour(mode: str) -> str:
+    """The colour of keys and values that are kept, beside those of the engines."""
+    return {"dark": "#37cf94"}.get(mode, "#00836b")
+
+
 def faded(colour: str, alpha: float) -> str:
     """A hex colour with an opacity.
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from flashsvd.decoding.runtime import Runtime
 from flashsvd.generation.prompts import encode, padded, room_for
 from flashsvd.generation.request import GenerateRequest
-from flashsvd.generation.subject import open_subject
+from flashsvd.generation.subject import Subject, open_subject
 from flashsvd.generation.writer import AllEnded, OnText, Writer, Written
 from flashsvd.measure.latency import quantiles
 from flashsvd.measure.machine import describe_machine
 from flashsvd.progress import Progress
+from flashsvd.ranks import RankPlan
 from flashsvd.results import Machine, Quantiles
 from flashsvd.session import Session
 
@@ -77,10 +80,29 @@ def generate(
     report = progress or _silent
     report("Loading the model", 0.0)
     subject = open_subject(request, session or Session())
-    loaded = subject.loaded
-    prompts = encode(request, loaded)
-    new_tokens = room_for(request, loaded, prompts)
+    prompts = encode(request, subject.loaded)
+    room_for(request, subject.loaded, prompts)
     model, plan = subject.engine(report)
+    return write_on(request, subject, prompts, model, plan, report, on_text)
+
+
+def write_on(
+    request: GenerateRequest,
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    model: Any,
+    plan: RankPlan | None,
+    report: Progress,
+    on_text: OnText | None = None,
+) -> Generation:
+    """`generate` with a model that is there already: what `subject.engine` made, and its plan.
+
+    Raises:
+        InputError: no room for a prompt, or for the new tokens after it.
+        OutOfMemoryError: the cache does not fit.
+    """
+    loaded = subject.loaded
+    new_tokens = room_for(request, loaded, prompts)
     ids, mask = padded(prompts, loaded)
     context = ids.shape[1] + new_tokens
     writer = Writer(

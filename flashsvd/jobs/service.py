@@ -12,15 +12,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flashsvd.errors import FlashSVDError
+from flashsvd.errors import FlashSVDError, format_bytes
 from flashsvd.jobs.kind import Kind
 from flashsvd.jobs.kinds import kind_of
+from flashsvd.jobs.limits import MEMORY_VARIABLE, OWN_LIMITS, SECONDS_VARIABLE, Limits
 from flashsvd.jobs.status import JobStatus, State
 from flashsvd.results import Machine
 from flashsvd.threads import ARITHMETIC_VARIABLE, SPIN_COUNT, SPIN_VARIABLE, WORKER_VARIABLE
 
-_CANCEL_SECONDS = 20.0
+_CANCEL_SECONDS = 10.0
+_RESTART_SECONDS = 60.0
+_WATCH_SECONDS = 1.0
+_LEAST_SHARE = 0.05
+"""Of a job's progress, before which it says nothing of how long the rest takes."""
 _KEPT_JOBS = 200
+
+
+_NO_SPILLING = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{name}": "False" for name in ("TARGET", "SPILL", "PAUSE")}
+"""Up to its limit of memory a worker is left alone: it holds models, which cannot be written out and read again."""
 
 
 @dataclass
@@ -39,6 +48,8 @@ class _Job:
     parts: list[Any] = field(default_factory=list)
     future: Any = None
     cancel_at: float | None = None
+    over: str | None = None
+    sent_again: bool = False
     warning: str | None = None
 
     @property
@@ -59,23 +70,29 @@ class JobService:
         address: str | None = None,
         on_result: Callable[[Any], None] | None = None,
         idle_seconds: float = 0.0,
+        limits: Limits = OWN_LIMITS,
     ) -> None:
         """`on_result` is called with every result, before its job counts as done. The worker is started with the
-        first job, or after `idle_seconds` without one.
+        first job, or after `idle_seconds` without one. limits: of every job; memory is that of the worker's process,
+        which only a worker that is started here can be held to.
         """
         self._address = address
+        self._limits = limits
+        self._typical: dict[str, float] = {}
+        self._restarted = -_RESTART_SECONDS
         self._idle_seconds = idle_seconds
         self._wanted = threading.Event()
         self._on_result = on_result
         self._lock = threading.RLock()
         self._jobs: dict[str, _Job] = {}
-        self._machine: Machine | None = None
+        self._machines: tuple[Machine, ...] = ()
         self._client: Any = None
         self._cluster: Any = None
         self._broken: str | None = None
         self._closed = threading.Event()
         self._ready = threading.Event()
         threading.Thread(target=self._start, name="flashsvd-jobs", daemon=True).start()
+        threading.Thread(target=self._watch, name="flashsvd-jobs-watch", daemon=True).start()
 
     # Asked from outside
 
@@ -100,7 +117,6 @@ class JobService:
                 return JobStatus(
                     job_id, "", "failed", "", 0.0, 0, "this job is not known here any more: run it again", 0.0
                 )
-            self._unstick(job)
             ahead = sum(other.active and other.created < job.created for other in self._jobs.values())
             seconds = (job.ended or time.monotonic()) - (job.started or job.created)
             return JobStatus(
@@ -113,6 +129,7 @@ class JobService:
                 job.error,
                 seconds,
                 job.warning,
+                self._left(job),
             )
 
     def result(self, job_id: str) -> Any:
@@ -155,8 +172,17 @@ class JobService:
         threading.Thread(target=_tell_cancel, args=(client, job_id), daemon=True).start()
 
     def machine(self) -> Machine | None:
-        """The worker's machine, or None until it has answered."""
-        return self._machine
+        """The first worker's machine, or None until it has answered."""
+        return self._machines[0] if self._machines else None
+
+    def machines(self) -> tuple[Machine, ...]:
+        """The machine of every worker that has answered."""
+        return self._machines
+
+    @property
+    def address(self) -> str | None:
+        """Of the scheduler that was given, None where the worker is our own."""
+        return self._address
 
     def close(self) -> None:
         """Ends the worker processes that this service started."""
@@ -191,9 +217,10 @@ class JobService:
                     dashboard_address=None,  # type: ignore[arg-type]
                     scheduler_kwargs={"allowed_failures": 0, "dashboard": False},
                     worker_kwargs={
-                        "memory_limit": 0,
+                        "memory_limit": self._limits.memory_bytes or 0,
                         "dashboard": False,
                         "env": {
+                            **_NO_SPILLING,
                             SPIN_VARIABLE: os.environ.get(SPIN_VARIABLE, SPIN_COUNT),
                             WORKER_VARIABLE: os.environ.get(ARITHMETIC_VARIABLE, ""),
                         },
@@ -211,12 +238,15 @@ class JobService:
                 for job in self._jobs.values():
                     if job.active:
                         self._send(job)
-            self._machine = client.submit(warm, pure=False).result(timeout=120)
+            client.wait_for_workers(1, timeout=60)
+            workers = sorted(client.nthreads())
+            asked = [client.submit(warm, pure=False, workers=[worker]) for worker in workers]
+            self._machines = tuple(future.result(timeout=120) for future in asked)
         except Exception as error:
             with self._lock:
                 if self._closed.is_set():
                     return
-                if self._machine is None and not self._ready.is_set():
+                if not self._machines and not self._ready.is_set():
                     self._broken = f"the worker could not be started: {error}"
                     for job in self._jobs.values():
                         if job.active:
@@ -263,32 +293,90 @@ class JobService:
             job.warning = warning
             if not job.active:
                 return
-            if job.cancel_at is not None or (isinstance(result, Failure) and result.cancelled):
+            if job.over is not None:
+                self._end(job, "failed", error=job.over)
+            elif job.cancel_at is not None or (isinstance(result, Failure) and result.cancelled):
                 self._end(job, "cancelled")
             elif isinstance(result, Failure):
                 self._end(job, "failed", error=result.line)
             elif error is None:
                 job.result, job.share = result, 1.0
                 self._end(job, "done")
+            elif type(error).__name__ == "KilledWorker" and self._is_innocent(job):
+                job.sent_again = True
+                self._send(job)
             elif type(error).__name__ == "KilledWorker":
                 self._end(
                     job,
                     "failed",
-                    error="the worker process died during this run, most often for want of memory; "
+                    error=f"the worker process died during this run, most often for want of memory{self._allowed()}; "
                     "it was started again: use a smaller batch, or run again",
                 )
             else:
                 self._end(job, "failed", error=f"the run failed: {error}")
 
+    def _is_innocent(self, job: _Job) -> bool:
+        """Whether a job was on a worker that was restarted for the sake of another."""
+        return not job.sent_again and time.monotonic() - self._restarted < _RESTART_SECONDS
+
+    def _allowed(self) -> str:
+        limit = self._limits.memory_bytes
+        return "" if limit is None else f" (it may take {format_bytes(limit)}, by {MEMORY_VARIABLE})"
+
     def _end(self, job: _Job, state: State, error: str | None = None) -> None:
         job.state, job.error, job.ended, job.future = state, error, time.monotonic(), None
         job.stage = {"done": "Done", "cancelled": "Cancelled"}.get(state, "Failed")
+        if state == "done" and job.started is not None:
+            self._typical[job.kind.name] = job.ended - job.started
+
+    def _left(self, job: _Job) -> float | None:
+        """Seconds until a job is done, with those before it: by its progress, or as long as the last of its kind."""
+        if not job.active:
+            return None
+        before = [other for other in self._jobs.values() if other.active and other.created < job.created]
+        parts = [self._alone(one) for one in (*before, job)]
+        return None if None in parts else sum(part for part in parts if part is not None)
+
+    def _alone(self, job: _Job) -> float | None:
+        passed = 0.0 if job.started is None else time.monotonic() - job.started
+        if job.state == "running" and job.share >= _LEAST_SHARE:
+            return passed * (1 - job.share) / job.share
+        typical = self._typical.get(job.kind.name)
+        return None if typical is None else max(0.0, typical - passed)
+
+    def _watch(self) -> None:
+        """Looks after jobs, also where nobody asks for them any more."""
+        while not self._closed.wait(_WATCH_SECONDS):
+            with self._lock:
+                for job in self._jobs.values():
+                    self._stop_if_over(job)
+                    self._unstick(job)
+
+    def _stop_if_over(self, job: _Job) -> None:
+        """A job that runs longer than it may is cancelled, and says so."""
+        limit = self._limits.seconds
+        if (
+            job.state != "running"
+            or job.started is None
+            or job.over
+            or time.monotonic() - job.started < limit
+        ):
+            return
+        job.over = (
+            f"this run took longer than the {limit:g} s that a run may take: use a smaller input, or set "
+            f"{SECONDS_VARIABLE}"
+        )
+        job.stage, job.cancel_at = "Stopping", time.monotonic()
+        threading.Thread(target=_tell_cancel, args=(self._client, job.id), daemon=True).start()
 
     def _unstick(self, job: _Job) -> None:
         """A job that does not hear its cancel loses its worker."""
         if job.state == "running" and job.cancel_at and time.monotonic() - job.cancel_at > _CANCEL_SECONDS:
-            self._end(job, "cancelled")
-            client = self._client
+            if job.over is not None:
+                self._end(job, "failed", error=job.over)
+            else:
+                self._end(job, "cancelled")
+            client, self._restarted = self._client, time.monotonic()
             threading.Thread(target=lambda: _restart(client), daemon=True).start()
 
     def _forget_old(self) -> None:

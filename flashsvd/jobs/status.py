@@ -12,7 +12,8 @@ State = Literal["starting", "queued", "running", "done", "failed", "cancelled"]
 class JobStatus:
     """`place` counts the jobs before this one, `fraction` runs from 0 to 1, `error` is one line.
 
-    `warning` says what went wrong with a result after it was made, such as a store that is full.
+    `warning` says what went wrong with a result after it was made, such as a store that is full. `left`: seconds until
+    it is done, with those before it, as far as they can be told.
     """
 
     id: str
@@ -24,6 +25,7 @@ class JobStatus:
     error: str | None
     seconds: float
     warning: str | None = None
+    left: float | None = None
 
     @property
     def active(self) -> bool:

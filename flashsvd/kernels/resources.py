@@ -53,6 +53,8 @@ class Resources:
     stack_bytes: int | None
     """Per thread; above 0, registers were spilled."""
     triton_version: str
+    tensor_columns: int = 0
+    """Of tensor memory, where the architecture has such."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class FfnCase:
     """Of the second branch; 0 when not gated."""
     out_width: int = 0
     """Of the output factor; 0 without one."""
+    multiprocessors: int = 132
 
 
 GluonCase = HopperCase | BlockCase | RankSpaceHopperCase | LinearCase
@@ -107,16 +110,23 @@ def compile_case(case: Case, sm: int) -> Resources:
 
     Raises InputError in a process that interprets Triton, where nothing compiles.
     """
+    source, launch = case_source(case, sm)
+    return source_resources(case.name, sm, launch, source)
+
+
+def case_source(case: Case, sm: int) -> tuple[Any, dict[str, int]]:
+    """What Triton compiles of a case for a compute capability, and its launch options.
+
+    Raises InputError in a process that interprets Triton, where nothing compiles.
+    """
     if interpreting():
         raise InputError("TRITON_INTERPRET=1 is set, so nothing compiles; unset it and start again")
     from triton.compiler import ASTSource
 
     if isinstance(case, GluonCase):
-        source, launch = case.source()
-        return _resources(case.name, sm, launch, source)
+        return case.source()
     if isinstance(case, StepKernelCase):
-        source, launch = case.source(sm)
-        return _resources(case.name, sm, launch, source)
+        return case.source(sm)
     fn, constants, launch = _ffn(case, sm) if isinstance(case, FfnCase) else case.kernel()
     signature = {
         name: "constexpr" if name in constants else _argument_type(name, case.dtype) for name in fn.arg_names
@@ -127,10 +137,11 @@ def compile_case(case: Case, sm: int) -> Resources:
         for i, name in enumerate(fn.arg_names)
         if signature[name].startswith("*") or name in _aligned_numbers(case)
     }
-    return _resources(case.name, sm, launch, ASTSource(fn, signature, constants, attrs))
+    return ASTSource(fn, signature, constants, attrs), launch
 
 
-def _resources(name: str, sm: int, launch: dict[str, int], source: Any) -> Resources:
+def source_resources(name: str, sm: int, launch: dict[str, int], source: Any) -> Resources:
+    """Compiles what `case_source` gives."""
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -145,6 +156,7 @@ def _resources(name: str, sm: int, launch: dict[str, int], source: Any) -> Resou
         registers=registers,
         stack_bytes=stack,
         triton_version=triton.__version__,
+        tensor_columns=int(getattr(compiled.metadata, "tmem_size", None) or 0),
     )
 
 
@@ -166,6 +178,7 @@ def _ffn(case: FfnCase, sm: int) -> tuple[Any, dict[str, Any], dict[str, int]]:
         rank_up=case.rank_up,
         out_width=case.out_width,
         shared_limit_bytes=shared_limit_bytes(sm),
+        multiprocessors=case.multiprocessors,
     )
     sizes = (case.width, case.rank_in, case.rank_up, case.rank_out, case.out_width)
     constants = ffn_constants(

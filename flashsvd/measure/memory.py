@@ -47,7 +47,9 @@ class _Live:
 
 
 @dataclass(eq=False)
-class _Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
+    """Sees every op between its entry and its exit; `rows` are those of a timeline but for the running total."""
+
     device: torch.device
     started: float = field(default_factory=time.perf_counter)
     rows: list[list[Any]] = field(default_factory=list)
@@ -60,6 +62,9 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            # A question, that only tensors without memory are asked this way.
+            return func(*args, **(kwargs or {}))
         self.bury()
         self.event += 1
         # What an op takes and no op of this run made was there before: inputs, masks.
@@ -124,8 +129,8 @@ class _Recorder(TorchDispatchMode):
         for key in [key for key, entry in self.live.items() if entry.storage.expired()]:
             entry = self.live.pop(key)
             op, path, layer = self.rows[entry.row][1:4]
-            category = "activation"
-            if not entry.call.closed and entry.call.path:
+            category = self.rows[entry.row][4]
+            if category == "activation" and not entry.call.closed and entry.call.path:
                 # It died inside the module that made it: nobody else ever saw it.
                 category = self.rows[entry.row][4] = "workspace"
             self.rows.append([self.event, op, path, layer, category, -entry.bytes, self.now()])
@@ -135,6 +140,19 @@ class _Recorder(TorchDispatchMode):
         call = self.calls[-1]
         for sign in (1, -1):
             self.rows.append([self.event, op, call.path, call.layer, "workspace", sign * count, self.now()])
+
+    def whole(self, op: str, count: int) -> None:
+        """An op that is not run, and would take and give back this much memory."""
+        self.bury()
+        self.event += 1
+        self.inside(op, count)
+
+    def name_cache(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Says of tensors that are alive that they are keys and values kept for later tokens."""
+        for tensor in tensors:
+            entry = self.live.get(tensor.untyped_storage()._cdata)
+            if entry is not None:
+                self.rows[entry.row][4] = "kv cache"
 
     def now(self) -> float:
         return (time.perf_counter() - self.started) * 1e3
@@ -161,14 +179,20 @@ class _Recorder(TorchDispatchMode):
             yield
 
 
-def record_timeline(model: Any, blocks: list[nn.Module], forward: Callable[[], Any]) -> pd.DataFrame:
+def record_timeline(
+    model: Any,
+    blocks: list[nn.Module],
+    forward: Callable[[], Any],
+    cached: Callable[[Any], Iterable[torch.Tensor]] | None = None,
+) -> pd.DataFrame:
     """Runs `forward` once and returns its timeline (`flashsvd.results.TIMELINE_COLUMNS`).
 
-    model: whose weights are resident and whose modules are named; blocks: its layers, in order. The first row is
-    the weights; live_bytes is the running total with them.
+    model: whose weights are resident and whose modules are named; blocks: its layers, in order. cached: of what
+    forward gives, the keys and values that it keeps for later tokens. The first row is the weights; live_bytes is the
+    running total with them.
     """
     device = model.device
-    recorder = _Recorder(device)
+    recorder = Recorder(device)
     recorder.settle((*model.parameters(), *model.buffers()))
     with recorder.following(model, blocks):
         if device.type == "cuda":
@@ -176,6 +200,8 @@ def record_timeline(model: Any, blocks: list[nn.Module], forward: Callable[[], A
         with recorder:
             out = forward()
         recorder.bury()
+    if cached is not None:
+        recorder.name_cache(cached(out))
     del out
     recorder.event += 1
     recorder.bury()

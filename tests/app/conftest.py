@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from app import services
 from flashsvd.models.shape import ModelShape
 from tests.app import fakes
+from tests.app.browsing import browser, server, tab  # noqa: F401
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 
@@ -25,6 +26,7 @@ class Desk:
     jobs: fakes.FakeJobs = field(default_factory=fakes.FakeJobs)
     store: fakes.FakeStore = field(default_factory=fakes.FakeStore)
     recordings: dict[str, Any] = field(default_factory=lambda: {"stdlib-bert": fakes.recording()})
+    curves: dict[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture
@@ -35,6 +37,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(services, "jobs", lambda: made.jobs)
     monkeypatch.setattr(services, "store", lambda: made.store)
     monkeypatch.setattr(services, "recording", made.recordings.get)
+    monkeypatch.setattr(services, "recorded_curves", made.curves.get)
     monkeypatch.setattr(
         services, "described", lambda name: fakes.SHAPE if name == "stdlib-bert" else real(name)
     )

@@ -102,8 +102,8 @@ def events(
         for index in range(per_layer // 2):
             push(layer, "workspace" if index % 3 else "activation", step, "aten::mm")
         for index in range(per_layer // 2):
-            push(layer, "workspace" if index % 3 else "activation", -step, "aten::gelu")
-    push(-1, "activation", -held, "classifier")
+            push(layer, "workspace" if index % 3 else "activation", -step, "aten::mm")
+    push(-1, "activation", -held, "embedding")
     return pd.DataFrame(rows, columns=list(TIMELINE_COLUMNS))
 
 
@@ -218,6 +218,25 @@ class FakeStore:
         self.results.append(result)
         return len(self.results)
 
+    def rows(self, limit: int = 50, wanted: Any = None) -> list[Any]:
+        """What the list of runs needs to choose by, newest first."""
+        model = wanted.model if wanted else None
+        found = [
+            SimpleNamespace(
+                id=number,
+                kind="compare" if isinstance(result, Comparison) else "curve",
+                batch=getattr(result, "batch", None),
+                seq=getattr(result, "seq", None),
+                dtype=result.dtype,
+            )
+            for number, result in enumerate(self.results)
+            if model in (None, result.model.name)
+        ]
+        return found[::-1][:limit]
+
+    def get(self, number: int) -> Any:
+        return self.results[number]
+
     def latest(self, kind: str, model: str) -> Any:
         wanted = Comparison if kind == "compare" else Curve
         return next(
@@ -255,8 +274,10 @@ class FakeJobs:
     def cancel(self, job: str) -> None:
         self.states[job] = dataclasses.replace(self.states[job], state="cancelled")
 
-    def machine(self) -> Machine:
-        return MACHINE
+    address: str | None = None
+
+    def machines(self) -> tuple[Machine, ...]:
+        return (MACHINE,)
 
     def fail(self, job: str, line: str) -> None:
         self.states[job] = dataclasses.replace(self.states[job], state="failed", error=line)

@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import talk
+from app.state import Settings
 from app.talk import MOST_STEPS, Step, from_plain, to_plain
 from flashsvd.errors import InputError
 from tests.app.conftest import Desk, charts, html, link
@@ -66,6 +67,21 @@ def test_full_screen_puts_the_page_away_and_shows_the_slide(open_app: Callable[.
     at.button(key="stage_on").click().run()
     assert "fs-on-stage" in html(at) and "FlashSVD runs this model in" in html(at)
     assert not [button for button in at.button if button.key == "step_next"]
+
+
+def test_a_step_runs_live_with_its_own_settings_and_keeps_the_recording_where_that_fails(
+    open_app: Callable[..., AppTest], desk: Desk
+) -> None:
+    at = open_app("present", batch="4")
+    at.button(key="add_step_here").click().run()
+    at.session_state["settings"] = Settings(batch=2)
+    at.button(key="run_step").click().run()
+    (job,) = desk.jobs.requests
+    assert desk.jobs.requests[job].batch == 4
+    desk.jobs.fail(job, "out of memory")
+    at.run()
+    assert "REPLAY" in html(at) and "Live run failed: out of memory" in html(at)
+    assert "FlashSVD runs this model in" in html(at)
 
 
 def test_a_step_whose_model_has_no_run_says_so(open_app: Callable[..., AppTest], desk: Desk) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from flashsvd.errors import FlashSVDError
 from flashsvd.jobs import JobService
+from flashsvd.jobs.limits import SECONDS_VARIABLE, Limits
 from flashsvd.results import CompareRequest, Comparison, PlanChoice, SpectraRequest, SpectraSummary
 
 pytestmark = pytest.mark.slow
@@ -111,6 +112,53 @@ def test_a_killed_worker_costs_its_job_and_comes_back(
     assert service.wait(service.submit(request_), 90).state == "done"
 
 
+def test_a_job_ends_at_its_limit_of_time(long_request: CompareRequest, request_: CompareRequest) -> None:
+    service = JobService(limits=Limits(seconds=3.0))
+    try:
+        status = service.wait(service.submit(long_request), 90)
+        assert status.state == "failed" and "3 s that a run may take" in (status.error or "")
+        assert SECONDS_VARIABLE in (status.error or "") and status.seconds < 20
+        assert service.wait(service.submit(SpectraRequest(request_.model)), 60).state == "done"
+    finally:
+        service.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of what a process takes as Linux counts it")
+def test_a_job_ends_at_its_limit_of_memory(long_request: CompareRequest, request_: CompareRequest) -> None:
+    service = JobService(limits=Limits(memory_bytes=900 * 2**20))
+    try:
+        status = service.wait(service.submit(replace(long_request, model="bert-large")), 120)
+        assert status.state == "failed" and "it may take 900 MiB" in (status.error or "")
+        assert service.wait(service.submit(SpectraRequest(request_.model)), 90).state == "done"
+    finally:
+        service.close()
+
+
+def test_what_is_left_is_told_once_a_job_of_the_kind_has_run(
+    service: JobService, request_: CompareRequest, long_request: CompareRequest
+) -> None:
+    assert service.wait(service.submit(request_), 60).left is None
+    running, waiting = service.submit(long_request), service.submit(request_)
+    _wait_for_start(service, running)
+    told = service.status(waiting).left
+    assert told is not None and told > 0
+    service.cancel(running)
+    assert service.wait(waiting, 60).state == "done"
+
+
+def test_jobs_run_on_a_scheduler_that_is_named(request_: CompareRequest) -> None:
+    from distributed.deploy.subprocess import SubprocessCluster
+
+    with SubprocessCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:  # type: ignore[arg-type]
+        service = JobService(cluster.scheduler_address)
+        try:
+            job = service.submit(SpectraRequest(request_.model))
+            assert service.wait(job, 90).state == "done"
+            assert service.address == cluster.scheduler_address and len(service.machines()) == 1
+        finally:
+            service.close()
+
+
 def test_an_unknown_job_says_so(service: JobService) -> None:
     assert "not known" in (service.status("gone").error or "")
     service.cancel("gone")
@@ -120,6 +168,7 @@ def test_the_process_that_asks_never_loads_torch(request_: CompareRequest) -> No
     code = f"""
 import sys
 from flashsvd.jobs import JobService
+from flashsvd.jobs.limits import SECONDS_VARIABLE, Limits
 from flashsvd.results import SpectraRequest
 service = JobService()
 job = service.submit(SpectraRequest({request_.model!r}))

@@ -23,6 +23,7 @@ PUBLISHED = {
     "electra-base": 109.48,
     "electra-small": 13.55,
     "gpt2": 124.44,
+    "llama-2-70b": 68976.65,
     "llama-2-7b": 6738.42,
     "llama-3-8b": 8030.26,
     "modernbert-base": 149.61,
@@ -36,6 +37,7 @@ PUBLISHED = {
 
 POSITIONS = {
     "gpt2": 1024,
+    "llama-2-70b": 4096,
     "llama-2-7b": 4096,
     "llama-3-8b": 8192,
     "modernbert-base": 8192,

@@ -16,8 +16,8 @@ from flashsvd.jobs.kind import Kind
 def kinds() -> Mapping[type, Kind]:
     """Every kind, by the class of its requests.
 
-    >>> sorted(kind.name for kind in kinds().values())[:2]
-    ['compare', 'curve']
+    >>> {"compare", "curve"} <= {kind.name for kind in kinds().values()}
+    True
     """
     found = (
         importlib.import_module(f"{__name__}.{entry.name}").KIND for entry in pkgutil.iter_modules(__path__)

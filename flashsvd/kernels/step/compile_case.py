@@ -56,6 +56,8 @@ class StepKernelCase:
     rotary: bool = True
     head_norms: bool = False
     window: int | None = None
+    multiprocessors: int = 0
+    """0: as many as the GPU of that compute capability in the table above has."""
 
     def source(self, sm: int) -> tuple[Any, dict[str, int]]:
         """What Triton compiles, and launch options: as for a GPU of compute capability `sm`."""
@@ -63,7 +65,8 @@ class StepKernelCase:
 
         from flashsvd.kernels.step.launch import Chain
 
-        chain = Chain(self._program(), Gpu(sm // 10, sm % 10, _MULTIPROCESSORS.get(sm, 132)))
+        count = self.multiprocessors or _MULTIPROCESSORS.get(sm, 132)
+        chain = Chain(self._program(), Gpu(sm // 10, sm % 10, count))
         kernel, arguments, options = chain.given()[-1]
         constant = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
         signature, constants, aligned = {}, {}, {}

@@ -22,6 +22,19 @@ FAMILY = llama_like(
                 "rms_norm_eps": 1e-5,
             },
         ),
+        "llama-2-70b": Preset(
+            "Llama-2-70B, random weights",
+            {
+                "hidden_size": 8192,
+                "num_hidden_layers": 80,
+                "num_attention_heads": 64,
+                "num_key_value_heads": 8,
+                "intermediate_size": 28672,
+                "max_position_embeddings": 4096,
+                "vocab_size": 32000,
+                "rms_norm_eps": 1e-5,
+            },
+        ),
         "llama-3-8b": Preset(
             "Llama-3-8B, random weights",
             {
