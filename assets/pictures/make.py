@@ -28,6 +28,9 @@ TOUR_SIZE = (960, 540)
 TOUR_COLOURS = 96
 LARGEST_TOUR_BYTES = 5_000_000
 
+STILLS = ("Ranks", "Memory", "Tiles", "Accuracy", "Roofline")
+"""Pages with a picture of their own in the README, beside Overview."""
+
 Frames = list[tuple[Image.Image, int]]
 """Pictures and how long each stays, in milliseconds."""
 
@@ -168,7 +171,7 @@ def main() -> None:
         page.locator(".fs-sentence").wait_for(timeout=60_000)
         settled(page)
         still(page, "overview")
-        for title in STOPS:
+        for title in STILLS:
             visit(page, title)
             still(page, title.lower())
         frames = tour(browser.new_page(viewport=SIZE), url)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.app.browsing import no_overflow, says
+from tests.app.browsing import says
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,12 +30,3 @@ def test_a_click_on_a_point_loads_its_plan(tab: Callable[[str], Page]) -> None:
     assert "keep=0.2" in page.url
     page.get_by_role("button", name="Undo").click()
     page.wait_for_url("**keep=0.5**", timeout=15_000)
-
-
-@pytest.mark.parametrize("name", ["accuracy", "roofline"])
-def test_a_phone_sees_it_without_scrolling_sideways(tab: Callable[[str], Page], name: str) -> None:
-    page = tab(name)
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.locator(".js-plotly-plot .main-svg:visible").first.wait_for(timeout=30_000)
-    page.wait_for_timeout(500)
-    assert no_overflow(page)

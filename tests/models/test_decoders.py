@@ -81,7 +81,11 @@ def test_a_compressed_decoder_is_saved_and_read(decoder: Decoder, family: str, t
     lowrank = build(loaded, "lowrank", factors, plan)
     lowrank.save_pretrained(tmp_path)
     again = load_compressed(tmp_path)
-    assert torch.equal(again(IDS).logits, lowrank(IDS).logits)
+    written, read = lowrank.state_dict(), again.state_dict()
+    assert written.keys() == read.keys()
+    assert all(torch.equal(written[name], read[name]) for name in written)
+    # What was read lies in memory as files have it, and sums of such rows may come in another order.
+    torch.testing.assert_close(again(IDS).logits, lowrank(IDS).logits, rtol=1e-12, atol=1e-12)
 
 
 def test_tied_embeddings_are_no_missing_weight(decoder_folder: DecoderFolder, tmp_path: Path) -> None:
