@@ -131,7 +131,7 @@ def test_accuracy_falls_with_keep_from_dense_to_near_chance() -> None:
     assert values[0] + 0.1 < values[1] < values[2] - 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_perplexity_rises_as_keep_falls_and_whitening_holds_it_down() -> None:
     curve = score_curve(CurveRequest("stdlib-llama", (0.2, 0.5, 1.0), samples=16))
     whitened = score_curve(

@@ -95,6 +95,7 @@ def test_rank_slider_live_run_cancel_and_two_tabs(tab: Callable[..., Page]) -> N
     assert "Shown:" not in page.locator("[data-testid=stMain]").inner_text()
 
 
+@pytest.mark.long
 def test_the_language_model_is_picked_in_the_sidebar_and_scored_by_perplexity(
     tab: Callable[..., Page],
 ) -> None:

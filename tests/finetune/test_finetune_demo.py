@@ -10,7 +10,7 @@ from flashsvd.finetune.run import finetune
 from flashsvd.results import PlanChoice
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_half_of_what_a_cut_cost_comes_back_within_a_minute(tmp_path: Path) -> None:
     """Keep 0.2, where the cut costs most, so that 400 held-out pieces can tell; 40 steps of 8 pieces, default losses.
     Longer runs give more back (`python -m flashsvd finetune stdlib-bert OUT --task bundled --keep 0.3`).
