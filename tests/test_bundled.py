@@ -122,7 +122,7 @@ def test_full_rank_is_dense() -> None:
     torch.testing.assert_close(logits, loaded.model(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_accuracy_falls_with_keep_from_dense_to_near_chance() -> None:
     curve = score_curve(CurveRequest("stdlib-bert", (0.02, 0.1, 0.2, 1.0), samples=128))
     values = [point.metric.value for point in curve.points]

@@ -26,6 +26,7 @@ def opened(tab: Callable[[str], Page], query: str) -> Page:
     return page
 
 
+@pytest.mark.long
 def test_two_texts_stream_and_their_tokens_tell_what_was_expected(tab: Callable[[str], Page]) -> None:
     page = opened(tab, "model=stdlib-llama&method=svd&keep=0.9&p.generate_new=24")
     page.locator(".st-key-panel_generate_prompt textarea").fill(PROMPT)

@@ -192,6 +192,7 @@ def test_gestures_faster_than_the_page_are_all_made(grid: Grid) -> None:
     grid.until("*.q: 32 *.k: 32 *.v: 25")
 
 
+@pytest.mark.long
 def test_a_stroke_over_32_by_32_keeps_up(
     tab: Callable[..., Page], record_property: Callable[..., None]
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_job_ends_at_its_limit_of_time(long_request: CompareRequest, request_:
         service.close()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="of what a process takes as Linux counts it")
 def test_a_job_ends_at_its_limit_of_memory(long_request: CompareRequest, request_: CompareRequest) -> None:
     service = JobService(limits=Limits(memory_bytes=900 * 2**20))
