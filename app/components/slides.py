@@ -107,7 +107,7 @@ def _timeline(evidence: Evidence, height: int) -> None:
         height=height,
         source=provenance(result.machine, result.seed),
     )
-    charts.chart(figure, key="slide_timeline", name="Memory while the model runs")
+    charts.chart(figure, key="slide_timeline", name="Memory while the model runs", data=run.timeline)
 
 
 def _honest(settings: Settings, evidence: Evidence) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import streamlit as st
 
 from app import choices, session, tradeoff_words, work
 from app.components import charts, jobs, markup
 from app.components.page import page
+from app.components.segmented import segmented
 from app.evidence import Evidence
 from app.state import CURVE_KEEPS, Settings
 from app.tradeoffs import OWN_SET, Known, known
@@ -90,8 +88,8 @@ def _picture(settings: Settings, evidence: Evidence, found: Known, shown: list[C
         found.badge(shown) if shown and not running else None,
     )
     with st.container(horizontal=True, horizontal_alignment="distribute", key="accuracy_axes"):
-        _segmented("accuracy_axis", AXES, tradeoff_words.AXIS_NAMES, "Against")
-        _segmented("accuracy_score", SCORES, names, "Score")
+        segmented("accuracy_axis", AXES, tradeoff_words.AXIS_NAMES, "Against")
+        segmented("accuracy_score", SCORES, names, "Score")
     if running:
         st.fragment(_coming, run_every=1.0)(settings, evidence, found, shown, axis, score)
         return None
@@ -99,22 +97,6 @@ def _picture(settings: Settings, evidence: Evidence, found: Known, shown: list[C
         _empty(settings, evidence, found)
         return None
     return _draw(settings, evidence, found, shown, axis, score, ())
-
-
-def _segmented(name: str, options: Sequence[str], words: Mapping[Any, str], label: str) -> None:
-    """One of a few options, kept in the page's address."""
-    key = f"w_{name}"
-    st.session_state[key] = choices.chosen(name, options, options[0])
-    st.segmented_control(
-        label,
-        options,
-        key=key,
-        format_func=lambda option: words[option],
-        label_visibility="collapsed",
-        required=True,
-        on_change=choices.keep,
-        args=(name, key, options[0]),
-    )
 
 
 def _coming(

@@ -72,7 +72,7 @@ def _timeline(result: Comparison, evidence: Evidence) -> None:
         height=_HEIGHT,
         source=provenance(result.machine, result.seed),
     )
-    charts.chart(figure, key="timeline", name="Memory while the model runs")
+    charts.chart(figure, key="timeline", name="Memory while the model runs", data=run.timeline)
 
 
 def _curve(settings: Settings, evidence: Evidence) -> None:

@@ -10,6 +10,7 @@ import streamlit as st
 from app import choices, roofline_words, services, session, work
 from app.components import charts, jobs, markup
 from app.components.page import page
+from app.components.segmented import segmented
 from app.evidence import Badge, Evidence
 from app.state import Settings
 from app.words import when
@@ -118,28 +119,13 @@ def _head(
         )
     with st.container(horizontal=True, horizontal_alignment="distribute", key="roofline_axes"):
         if mode == "prefill":
-            _segmented("roofline_engine", _ENGINES, roofline_words.ENGINES)
+            segmented("roofline_engine", _ENGINES, roofline_words.ENGINES, "How the compressed model runs")
         else:
             markup.muted(
                 "compressed: flash and low-rank count alike, both keep dense keys and values", "fs-sub"
             )
         if causal:
-            _segmented("roofline_mode", _MODES, roofline_words.MODES)
-
-
-def _segmented(name: str, options: tuple[str, ...], words: dict[str, str]) -> None:
-    key = f"w_{name}"
-    st.session_state[key] = choices.chosen(name, options, options[0])
-    st.segmented_control(
-        name,
-        options,
-        key=key,
-        format_func=lambda option: words[option],
-        label_visibility="collapsed",
-        required=True,
-        on_change=choices.keep,
-        args=(name, key, options[0]),
-    )
+            segmented("roofline_mode", _MODES, roofline_words.MODES, "Prompt or token")
 
 
 # Ceilings

@@ -24,7 +24,7 @@ from flashsvd.measure.predictions import predict
 from flashsvd.measure.scores import agreement_metric, kl_metric, task_metrics
 from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
-from flashsvd.progress import Progress
+from flashsvd.progress import Progress, Stage
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Calibration, Machine, Metric, ModelInfo, PlanChoice
 from flashsvd.session import Session
@@ -108,26 +108,6 @@ class _Found:
     apart: Divergence | None = None
 
 
-class _Stage:
-    """The current stage, repeated between layers so that a cancel is heard during long forwards."""
-
-    def __init__(self, report: Progress) -> None:
-        self._report = report
-        self._now = ("", 0.0)
-
-    def begin(self, words: str, share: float) -> None:
-        self._now = (words, share)
-        self.tick()
-
-    def tick(self) -> None:
-        self._report(*self._now)
-
-    def part(self, words: str, first: float, last: float) -> Callable[[float], None]:
-        """From the share of a part that is done to a report of it."""
-        self.begin(words, first)
-        return lambda share: self.begin(words, first + (last - first) * share)
-
-
 def evaluate(
     request: EvaluateRequest, session: Session | None = None, progress: Progress | None = None
 ) -> Evaluation:
@@ -140,7 +120,7 @@ def evaluate(
     """
     started = time.perf_counter()
     _check(request)
-    stage = _Stage(progress or (lambda words, share: None))
+    stage = Stage(progress or (lambda words, share: None))
     subject = subject_of(request, session or Session(), stage.begin, lambda loaded: _chosen(request, loaded))
     loaded, task = subject.loaded, subject.task
     with ExitStack() as hooks:
@@ -210,15 +190,15 @@ def _chosen(request: EvaluateRequest, loaded: LoadedModel) -> tuple[Task | None,
     return task, sample(task.load("validation"), request.samples, request.seed)
 
 
-def _labelled(request: EvaluateRequest, task: Task, subject: Subject, stage: _Stage) -> _Found:
+def _labelled(request: EvaluateRequest, task: Task, subject: Subject, stage: Stage) -> _Found:
     assert subject.examples is not None
     found = batches(subject.examples, subject.loaded, request.batch)
     labels = torch.cat([batch["labels"] for batch in found])
-    outputs = _outputs(subject.model, found, stage.part(f"Scoring {len(labels)} examples", 0.3, 0.65))
+    outputs = _outputs(subject.model, found, stage.share(f"Scoring {len(labels)} examples", 0.3, 0.65))
     scores = task_metrics(task, outputs.numpy(), labels.numpy(), seed=request.seed)
     if subject.dense is None or task.kind == "regression":
         return _Found(scores)
-    dense = _outputs(subject.dense, found, stage.part("Running the dense model", 0.65, 1.0))
+    dense = _outputs(subject.dense, found, stage.share("Running the dense model", 0.65, 1.0))
     if dense.shape != outputs.shape:
         raise InputError(
             f"{subject.against} gives {dense.shape[1]} classes and {subject.info.name} {outputs.shape[1]}: "
@@ -232,14 +212,14 @@ def _outputs(model: Any, found: Sequence[Batch], tell: Callable[[float], None]) 
     return torch.cat(predict(model, found, lambda done: tell(done / len(found))))
 
 
-def _language(request: EvaluateRequest, task: Task, subject: Subject, stage: _Stage) -> _Found:
+def _language(request: EvaluateRequest, task: Task, subject: Subject, stage: Stage) -> _Found:
     assert subject.examples is not None
     window = request.window or window_of(subject.loaded)
     stride = request.stride or window
     tokens = token_stream(subject.examples, tokenizer_of(subject.loaded))
     tokens = tokens[: window + (request.samples - 1) * stride + 1]
     text = Text(tokens, subject.dense, window=window, stride=stride, batch=request.batch, seed=request.seed)
-    tell = stage.part(f"Perplexity of {len(tokens)} tokens", 0.3, 1.0)
+    tell = stage.share(f"Perplexity of {len(tokens)} tokens", 0.3, 1.0)
     if subject.dense is None:
         found, apart = text.perplexity(subject.model, tell), None
     else:
@@ -247,7 +227,7 @@ def _language(request: EvaluateRequest, task: Task, subject: Subject, stage: _St
     return _Found((found.metric(request.seed),), found, apart)
 
 
-def _harness(request: EvaluateRequest, subject: Subject, stage: _Stage) -> _Found:
+def _harness(request: EvaluateRequest, subject: Subject, stage: Stage) -> _Found:
     from flashsvd.evaluation.harness import run_harness
 
     stage.begin(f"Running {request.task}", 0.3)

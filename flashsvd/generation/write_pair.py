@@ -23,7 +23,7 @@ from flashsvd.measure.scores import agreement_metric, kl_metric
 from flashsvd.methods import method_named
 from flashsvd.models.causal import check_causal
 from flashsvd.models.load import LoadedModel
-from flashsvd.progress import Progress
+from flashsvd.progress import Progress, Stage
 from flashsvd.session import Session
 
 OnPiece = Callable[[str, str], None]
@@ -46,7 +46,7 @@ def write_pair(
         OutOfMemoryError: the keys and values, or the logits of the text, do not fit.
     """
     request.check()
-    stage = _Stage(progress or (lambda words, share: None))
+    stage = Stage(progress or (lambda words, share: None))
     stage.begin("Loading the model", 0.0)
     session = session or Session()
     loaded = session.model(request.model, request.dtype, request.device, _per_head(request))
@@ -125,25 +125,6 @@ def write_pair(
 
 
 _WRITES = {"dense": "The dense model writes", "flash": "The compressed model writes"}
-
-
-class _Stage:
-    """The current stage, repeated between layers so that a cancel is heard during long forwards."""
-
-    def __init__(self, report: Progress) -> None:
-        self._report = report
-        self._now = ("", 0.0)
-
-    def begin(self, words: str, share: float) -> None:
-        self._now = (words, share)
-        self.tick()
-
-    def tick(self) -> None:
-        self._report(*self._now)
-
-    def part(self, words: str | None, first: float, last: float) -> Progress:
-        """The progress of a part of the work, under its own words or, for None, as that part says."""
-        return lambda stage, share: self.begin(words or stage, first + (last - first) * share)
 
 
 def _per_head(request: PairRequest) -> bool:

@@ -171,10 +171,6 @@ class JobService:
         # In a thread of its own: a page must not wait for a busy worker.
         threading.Thread(target=_tell_cancel, args=(client, job_id), daemon=True).start()
 
-    def machine(self) -> Machine | None:
-        """The first worker's machine, or None until it has answered."""
-        return self._machines[0] if self._machines else None
-
     def machines(self) -> tuple[Machine, ...]:
         """The machine of every worker that has answered."""
         return self._machines

@@ -73,7 +73,7 @@ def test_a_job_runs_reports_and_returns(service: JobService, request_: CompareRe
     summary = service.result(spectra)
     assert isinstance(summary, SpectraSummary) and len(summary.sigmas) == 18
     (machine,) = _machines(service)
-    assert machine.cores >= 1 and service.machine() == machine
+    assert machine.cores >= 1
 
 
 def test_a_cancel_is_heard_and_the_next_job_runs(
