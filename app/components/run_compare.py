@@ -16,15 +16,15 @@ from flashsvd.figures.runs_latency import runs_latency
 from flashsvd.figures.runs_memory import runs_memory
 from flashsvd.figures.runs_ranks import runs_ranks
 from flashsvd.results import Comparison, Curve, EngineRun
-from flashsvd.runs.comparing import (
+from flashsvd.runs.facts import main_engine
+from flashsvd.runs.html import number_table, other_scores
+from flashsvd.side_by_side import (
     by_layer_and_op,
     incomparable,
     numbers,
     rank_cells,
     shared_engines,
 )
-from flashsvd.runs.facts import main_engine
-from flashsvd.runs.html import number_table, other_scores
 from flashsvd.store import RunRow, RunStore
 
 

@@ -109,7 +109,7 @@ def _print(rows: Sequence[RunRow]) -> None:
 
 
 def _cells(row: RunRow) -> tuple[str, ...]:
-    from flashsvd.runs.comparing import shown
+    from flashsvd.side_by_side import shown
 
     score = shown(row.score, "" if row.lower_is_better else "%") if row.score is not None else ""
     return (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from flashsvd.figures import theme
-from flashsvd.runs.comparing import RankCell
+from flashsvd.side_by_side import RankCell
 
 _MOST_WORDS = 100
 """Cells that have room for their ranks."""

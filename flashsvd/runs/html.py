@@ -20,7 +20,9 @@ from flashsvd.figures.runs_memory import runs_memory
 from flashsvd.figures.runs_ranks import runs_ranks
 from flashsvd.figures.timeline import timeline
 from flashsvd.results import Comparison, Curve, EngineRun, Metric
-from flashsvd.runs.comparing import (
+from flashsvd.runs.export import Kept
+from flashsvd.runs.facts import engines_of, main_engine
+from flashsvd.side_by_side import (
     ALIGNED_COLUMNS,
     NumberRow,
     by_layer_and_op,
@@ -30,8 +32,6 @@ from flashsvd.runs.comparing import (
     shared_engines,
     shown,
 )
-from flashsvd.runs.export import Kept
-from flashsvd.runs.facts import engines_of, main_engine
 
 _MOST_OPS = 40
 # What the page may do: its own scripts and styles, pictures that it makes itself, and nothing from anywhere else.

@@ -13,7 +13,7 @@ from flashsvd.figures.runs_curves import runs_curves
 from flashsvd.figures.runs_latency import runs_latency
 from flashsvd.figures.runs_memory import runs_memory
 from flashsvd.figures.runs_ranks import runs_ranks
-from flashsvd.runs.comparing import rank_cells
+from flashsvd.side_by_side import rank_cells
 from tests.app import fakes
 
 MODES = ("light", "dark")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flashsvd.allocate import uniform
 from flashsvd.ranks import RankPlan
 from flashsvd.results import Comparison, EngineRun
-from flashsvd.runs.comparing import (
+from flashsvd.side_by_side import (
     ALIGNED_COLUMNS,
     NumberRow,
     by_layer_and_op,
