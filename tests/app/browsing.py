@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 ROOT = Path(__file__).resolve().parents[2]
+SETTLED_SECONDS = 1.0
 CHROMIUM = next(
     filter(
         None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
@@ -117,6 +118,20 @@ def says(page: Page, selector: str, words: str) -> None:
     from playwright.sync_api import expect
 
     expect(page.locator(selector)).to_contain_text(words, timeout=15_000, use_inner_text=True)
+
+
+def settled(spot: Locator) -> dict[str, float]:
+    """The box of something that has come to rest: what stands above it may still be loading, and push it down."""
+    spot.wait_for(timeout=30_000)
+    seen, since = spot.bounding_box(), time.monotonic()
+    for _ in range(300):
+        time.sleep(0.1)
+        box = spot.bounding_box()
+        if box != seen or box is None:
+            seen, since = box, time.monotonic()
+        elif time.monotonic() - since > SETTLED_SECONDS:
+            return {"x": box["x"], "y": box["y"], "width": box["width"], "height": box["height"]}
+    pytest.fail("the page did not come to rest within 30 s")
 
 
 def no_overflow(page: Page) -> bool:

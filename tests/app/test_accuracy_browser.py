@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.app.browsing import says
+from tests.app.browsing import says, settled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -20,9 +20,7 @@ POINTS = ".st-key-panel_pareto .scatterlayer .trace .points path.point"
 def test_a_click_on_a_point_loads_its_plan(tab: Callable[[str], Page]) -> None:
     page = tab("accuracy?method=svd&keep=0.5&p.accuracy_methods=svd")
     point = page.locator(POINTS).nth(1)
-    point.wait_for(timeout=30_000)
-    box = point.bounding_box()
-    assert box
+    box = settled(point)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.up()

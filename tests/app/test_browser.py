@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from tests.app.browsing import no_overflow, says, serving
+from tests.app.browsing import no_overflow, says, serving, settled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -58,8 +58,7 @@ def test_rank_slider_live_run_cancel_and_two_tabs(tab: Callable[..., Page]) -> N
     before, numbers = plan_of(page), kept.inner_text()
 
     handle = page.locator(".st-key-rank_up div:has(> div > input[type=range])")
-    box = handle.bounding_box()
-    assert box is not None
+    box = settled(handle)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] - 40, box["y"] + box["height"] / 2, steps=6)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.app.browsing import no_overflow, says
+from tests.app.browsing import no_overflow, says, settled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -33,6 +33,7 @@ def opened(tab: Callable[[str], Page]) -> Page:
     )
     page.locator(".st-key-figure_memory_map .nsewdrag").first.wait_for(timeout=60_000)
     says(page, ".st-key-panel_memory_map", "each a band over its life")
+    settled(page.locator(".st-key-figure_memory_map .js-plotly-plot .main-svg").first)
     return page
 
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote_plus, urlparse
 
 import pytest
 
-from tests.app.browsing import no_overflow
+from tests.app.browsing import no_overflow, settled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -40,6 +40,7 @@ class Grid:
 
         self.page = page
         expect(page.locator(".rg .live")).to_contain_text("kept", timeout=60_000)
+        settled(self.canvas)
         page.evaluate(COUNT_MESSAGES)
 
     def sent(self) -> int:

@@ -12,7 +12,7 @@ import pytest
 from flashsvd.recording import bundled
 from flashsvd.store import RunStore
 from tests.app import fakes
-from tests.app.browsing import no_overflow, serving
+from tests.app.browsing import no_overflow, serving, settled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -44,8 +44,7 @@ def page(browser: Browser, runs: str) -> Iterator[Page]:
 
 
 def tick(page: Page, row: int) -> None:
-    box = page.locator(".st-key-panel_runs canvas").first.bounding_box()
-    assert box is not None
+    box = settled(page.locator(".st-key-panel_runs canvas").first)
     page.mouse.click(box["x"] + 18, box["y"] + 32 + 30 * row + 15)
 
 
