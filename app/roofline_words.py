@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.state import Settings
-from app.words import Segment, when
+from app.words import Segment, article, when
 from flashsvd.figures import theme
 from flashsvd.figures.roofline import time_unit
 from flashsvd.roofline import Ceiling, Total
@@ -38,8 +38,10 @@ def sentence(
             (f", {name} by ", False),
             (compressed.bound, True),
         ]
-    times = f"{milliseconds(compressed.seconds)} instead of {milliseconds(dense.seconds)}"
-    return [*bound, (f": at least {times} on {_article(ceiling.name)}.", False)]
+    # A number and its unit stay on one line.
+    mine, theirs = (milliseconds(one.seconds).replace(" ", "\u00a0") for one in (compressed, dense))
+    times = f"{mine} instead of {theirs}"
+    return [*bound, (f": at least {times} on {article(ceiling.name)}.", False)]
 
 
 def source(ceiling: Ceiling) -> str:
@@ -110,10 +112,6 @@ def milliseconds(seconds: float) -> str:
 def _bound(one: Total) -> str:
     share = one.memory_share if one.bound == "memory" else 1 - one.memory_share
     return f"{100 * share:.0f} % bound by {one.bound}"
-
-
-def _article(name: str) -> str:
-    return name if name.startswith("CPU") else f"{'an' if name[:1] in 'AHL' else 'a'} {name}"
 
 
 def _tera(flops: int) -> str:

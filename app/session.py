@@ -31,9 +31,9 @@ def open_tab() -> Settings:
     return now
 
 
-def whole_query() -> dict[str, str]:
-    """Settings and choices, as they stand in an address that is not too long."""
-    return {**to_query(settings()), **choices.to_query()}
+def whole_query(**longest: int) -> dict[str, str]:
+    """Settings and choices, as they stand in an address that is not too long. longest: of `choices.to_query`."""
+    return {**to_query(settings()), **choices.to_query(**longest)}
 
 
 def address() -> dict[str, str]:

@@ -14,14 +14,14 @@ from flashsvd.errors import FlashSVDError, InputError
 
 MOST_STEPS = 40
 _LONGEST_WORDS = 200
+_LONGEST_CHOICE = 20_000
 _CHOICE = "present_talk"
 
 
 @dataclass(frozen=True)
 class Step:
-    """view: the page that it was saved from. query: settings and choices, as in an address, by
-    name. words: its title, which
-    may be empty."""
+    """view: the page that it was saved from. query: settings and choices, as in an address, by name. words: its
+    title, which may be empty."""
 
     view: str
     query: tuple[tuple[str, str], ...]
@@ -85,7 +85,7 @@ def add_here() -> None:
     """Adds what is on screen."""
     here = st.session_state.get("view", "overview")
     view = "overview" if here == "present" else here
-    query = {**session.whole_query()}
+    query = session.whole_query(longest=_LONGEST_CHOICE)
     query.pop(f"p.{_CHOICE}", None)
     keep((*steps(), Step(view, tuple(sorted(query.items())))))
 

@@ -88,6 +88,15 @@ def when(created: str) -> str:
     return f"{moment.day} {moment:%b %Y}"
 
 
+def article(name: str) -> str:
+    """A machine's name after "on".
+
+    >>> article("H200"), article("T4"), article("CPU, 2 cores")
+    ('an H200', 'a T4', 'CPU, 2 cores')
+    """
+    return name if name.startswith("CPU") else f"{'an' if name[:1] in 'AHL' else 'a'} {name}"
+
+
 def weight_bytes(parameters: int, dtype: str) -> str:
     """What parameters take in a precision.
 

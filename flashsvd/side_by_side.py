@@ -26,7 +26,7 @@ class NumberRow:
     """One number of two runs. `difference` is b - a, None where the two cannot be compared.
 
     unit: "bytes", "ms", "parameters", "%" (of a share from 0 to 1), "" for a plain number.
-    lower_is_better: None where neither end is better.
+    lower_is_better: None where neither end is better. main: one of the few that a glance should show.
     """
 
     label: str
@@ -36,6 +36,7 @@ class NumberRow:
     difference: float | None
     lower_is_better: bool | None = True
     within_noise: bool = False
+    main: bool = False
 
     @property
     def tone(self) -> str:
@@ -133,10 +134,15 @@ def numbers(a: Comparison, b: Comparison, engine: str) -> tuple[NumberRow, ...]:
     same_model = a.model.name == b.model.name
     right = alike and all(_checked(run) for run in (mine, other))
     rows = [
-        _row("Keep, of factored weights", "%", a.keep, b.keep, same_model, None),
+        _row("Keep, of factored weights", "%", a.keep, b.keep, same_model, None, main=True),
         _row("Parameters", "parameters", a.kept_model_parameters, b.kept_model_parameters, same_model),
         _row(
-            "Peak activation memory", "bytes", mine.peak_activation_bytes, other.peak_activation_bytes, alike
+            "Peak activation memory",
+            "bytes",
+            mine.peak_activation_bytes,
+            other.peak_activation_bytes,
+            alike,
+            main=True,
         ),
         _row(
             "Weights of the run",
@@ -153,6 +159,7 @@ def numbers(a: Comparison, b: Comparison, engine: str) -> tuple[NumberRow, ...]:
                 getattr(other.latency_ms, name),
                 right,
                 within_noise=_too_close(mine.latency_ms, other.latency_ms),
+                main=name == "p50",
             )
             for name in ("p20", "p50", "p80")
         ),
@@ -176,9 +183,10 @@ def _row(
     lower_is_better: bool | None = True,
     *,
     within_noise: bool = False,
+    main: bool = False,
 ) -> NumberRow:
     difference = b - a if comparable and a is not None and b is not None else None
-    return NumberRow(label, unit, a, b, difference, lower_is_better, within_noise)
+    return NumberRow(label, unit, a, b, difference, lower_is_better, within_noise, main)
 
 
 def _too_close(a: Quantiles, b: Quantiles) -> bool:
@@ -206,7 +214,7 @@ def _scores(a: Metric | None, b: Metric | None, same_model: bool) -> list[Number
         )
         values = (one.value if one else None, other.value if other else None)
         noise = one is not None and other is not None and one.low <= other.value <= one.high
-        rows.append(_row(label, unit, *values, alike, some.lower_is_better, within_noise=noise))
+        rows.append(_row(label, unit, *values, alike, some.lower_is_better, within_noise=noise, main=True))
         for end in ("low", "high"):
             ends = (getattr(one, end) if one else None, getattr(other, end) if other else None)
             rows.append(_row(f"{label}, 95 % {end}", unit, *ends, False, None))

@@ -8,6 +8,7 @@ from html import escape
 import streamlit as st
 
 from app import choices, services, session
+from app.choices import Choices
 from app.components import markup, run_words
 from flashsvd.errors import FlashSVDError, InputError
 from flashsvd.methods import methods
@@ -16,9 +17,9 @@ from flashsvd.store import LONGEST_NAME, PURGE_DAYS, RunRow, Wanted
 _LARGEST_INPUT = 65_536
 
 
-def picked() -> tuple[int, ...]:
-    """Numbers of the picked runs, in the order in which they were picked."""
-    words = choices.text("runs_pick").split(".")
+def picked(said: Choices | None = None) -> tuple[int, ...]:
+    """Numbers of the picked runs, in the order in which they were picked. said: this tab's choices unless given."""
+    words = (said or choices.here()).text("runs_pick").split(".")
     found = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 15]
     return tuple(dict.fromkeys(found))
 

@@ -34,7 +34,7 @@ def show(store: RunStore, a: RunRow, b: RunRow) -> None:
     both = isinstance(one, Comparison) and isinstance(other, Comparison)
     engines = shared_engines(one, other) if both else ()  # type: ignore[arg-type]
     engine = _bar(store, a, b, engines)
-    st.html(f'<div class="fs-pair">{_line("A", a)}{_line("B", b)}</div>')
+    st.html(f'<div class="fs-pair">{line("A", a)}{line("B", b)}</div>')
     if isinstance(one, Comparison) and isinstance(other, Comparison):
         _comparisons(one, other, (a, b), engines, engine)
     elif isinstance(one, Curve) and isinstance(other, Curve):
@@ -75,7 +75,8 @@ def _bar(store: RunStore, a: RunRow, b: RunRow, engines: tuple[str, ...]) -> str
     return chosen
 
 
-def _line(letter: str, row: RunRow) -> str:
+def line(letter: str, row: RunRow) -> str:
+    """Which run a letter stands for, as HTML."""
     kept = "" if row.keep is None else f", keep {percent(row.keep)}"
     size = "" if row.batch is None else f", {row.batch} x {row.seq}"
     about = f"{row.model}, {row.method}{kept}{size}, {row.dtype}"

@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from app import choices
+from app.choices import Choices
 from app.components import markup, run_actions, run_files
 from app.components.run_words import input_words, score_words
 from flashsvd.figures.theme import MIB
@@ -25,7 +26,7 @@ _MOST_SHOWN = 9
 def show(store: RunStore) -> None:
     """Filters, the table and the panel of what is picked."""
     deleted = store.count_deleted()
-    wanted = _wanted(deleted)
+    wanted = wanted_of(choices.here(), deleted)
     rows = store.rows(MOST_ROWS, wanted)
     chosen = _chosen(store, rows, wanted)
     _top(store, wanted, rows, chosen, deleted)
@@ -47,9 +48,11 @@ def show(store: RunStore) -> None:
             run_actions.several(chosen, wanted)
 
 
-def _wanted(deleted: int) -> Wanted:
+def wanted_of(said: Choices, deleted: int = 0) -> Wanted:
+    """The filters and the order that were chosen. deleted: how many deleted runs there are to look at."""
+
     def value(name: str) -> str | None:
-        found = choices.text(f"runs_{name}", _ANY)
+        found = said.text(f"runs_{name}", _ANY)
         return None if found == _ANY else found
 
     return Wanted(
@@ -57,9 +60,9 @@ def _wanted(deleted: int) -> Wanted:
         value("method"),
         value("machine"),
         value("kind"),
-        choices.text("runs_text"),
-        deleted > 0 and choices.text("runs_bin") == "yes",
-        choices.chosen("runs_order", tuple(ORDERS), "newest"),
+        said.text("runs_text"),
+        deleted > 0 and said.text("runs_bin") == "yes",
+        said.chosen("runs_order", tuple(ORDERS), "newest"),
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.evidence import Badge
-from app.words import count, milliseconds, percent, when
+from app.words import Segment, count, milliseconds, percent, when
 from flashsvd.errors import format_bytes
 from flashsvd.results import Metric
+from flashsvd.side_by_side import NumberRow
 from flashsvd.store import RunRow
 
 
@@ -37,6 +40,32 @@ def about(row: RunRow) -> str:
     kept = "" if row.keep is None else f" · keep {percent(row.keep)}"
     numbers = f" · numbers of {row.engine}" if row.engine else ""
     return f"{row.model} · {row.method}{kept} · {input_words(row)}{numbers}"
+
+
+def pair_sentence(rows: Sequence[NumberRow], letters: tuple[str, str] = ("A", "B")) -> list[Segment]:
+    """What the second of two runs takes where the first takes another amount; only what may be compared."""
+    a, b = letters
+    found: list[list[Segment]] = []
+    for row in (row for row in rows if row.main and row.difference is not None):
+        first, second, _ = row.words()
+        if first == second or row.within_noise:
+            continue
+        if row.unit == "ms" and row.a and row.b:
+            change = f"{row.a / row.b:.1f}x faster" if row.b < row.a else f"{row.b / row.a:.1f}x slower"
+            found.append([("is ", False), (change, True)])
+        else:
+            verb, what = _VERBS.get(row.label, ("scores", ""))
+            found.append([(f"{verb} ", False), (second, True), (f"{what}, {a} {first}", False)])
+    if not found:
+        return [(f"{a} and {b} are alike as far as they can be compared.", False)]
+    parts = [segment for part in found for segment in (("; ", False), *part)][1:]
+    return [(f"{b} ", False), *parts, (".", False)]
+
+
+_VERBS = {
+    "Keep, of factored weights": ("keeps", " of the weights"),
+    "Peak activation memory": ("takes", " of activations"),
+}
 
 
 def facts(row: RunRow) -> list[tuple[str, str, str]]:

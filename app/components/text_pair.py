@@ -148,6 +148,12 @@ def text_html(
     return f'<div class="fs-text fs-of-{engine}" tabindex="0">{"".join(out)}</div>'
 
 
+def plain_html(text: str, most: int) -> str:
+    """A text alone, cut after so many characters."""
+    cut = text if len(text) <= most else text[:most].rstrip() + " ⋯"
+    return f'<div class="fs-text" tabindex="0">{escape(cut)}</div>'
+
+
 def end_of(prompt: str) -> str:
     """The last lines of a prompt: the box is for what comes after it.
 

@@ -2,84 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from app import choices, session, work
+from app import choices, session, work, written
 from app.components import charts, jobs, markup, text_pair
 from app.components.page import page
 from app.evidence import Badge, Evidence
 from app.state import Settings
-from app.words import when
+from app.written import Form
 from flashsvd.classification.pair import ClassifyRequest, ClassPair
 from flashsvd.errors import FlashSVDError
 from flashsvd.figures import theme
 from flashsvd.figures.class_bars import class_bars
-from flashsvd.generation.ability import Ability, ability_of
-from flashsvd.generation.examples import PROMPTS, PROSE, REVIEWS, SNIPPETS
-from flashsvd.generation.pair import MOST_NEW, PairRequest, TextPair
-from flashsvd.generation.recorded import Recorded, recorded
-from flashsvd.models.sources import resolve
+from flashsvd.generation.pair import PairRequest, TextPair
 
 _EVERY_SECONDS = 0.25
 _LONGEST = 20_000
 _SHOWN_CLASSES = 7
-_KEPT = 6
-# Default, least and most by name; whole numbers where the default is one. No docstring: a page writes bare words.
-_NUMBERS: dict[str, tuple[float, float, float]] = {
-    "generate_new": (64, 1, MOST_NEW),
-    "generate_temperature": (0.0, 0.0, 5.0),
-    "generate_top_p": (1.0, 0.01, 1.0),
-    "generate_seed": (0, 0, 2**31 - 1),
-    "generate_tokens": (64, 1, 65_536),
-}
 
 
 def render(settings: Settings, evidence: Evidence) -> None:
     """A prompt and two texts for a model that writes; a text and two verdicts for one that classifies."""
     try:
-        source = resolve(settings.model)
-        ability = ability_of(source)
+        of = written.form(settings.model, choices.here())
     except FlashSVDError as error:
         if evidence.problem is None:
             markup.notice(str(error), error=True)
         return
     if evidence.problem and evidence.shape is None:
         return
-    bundled = source.kind == "bundled"
-    if source.kind == "preset" and ability == "classifies":
-        _nothing(
-            settings,
-            "has random weights and no tokenizer: it can read no text. Pick stdlib-bert to classify, a decoder to "
-            "write, or see Overview for this model's speed and memory.",
-        )
-    elif ability == "neither":
-        _nothing(
-            settings,
-            "neither writes text nor says a text's class: expected a causal language model, or a model for sequence "
-            "classification.",
-        )
-    elif _writes(ability):
-        _write(settings, evidence, PROMPTS if bundled else PROSE, preset=source.kind == "preset")
+    if of.does == "nothing":
+        with st.container(key="panel_generate_empty"):
+            markup.empty("Nothing to try here", f"{settings.model} {of.why}")
+        return
+    if of.guessed:
+        _what_it_does()
+    if of.does == "writes":
+        _write(settings, evidence, of)
     else:
-        _classify(settings, evidence, SNIPPETS if bundled else REVIEWS)
+        _classify(settings, evidence, of)
 
 
-def _nothing(settings: Settings, why: str) -> None:
-    with st.container(key="panel_generate_empty"):
-        markup.empty("Nothing to try here", f"{settings.model} {why}")
-
-
-def _writes(ability: Ability) -> bool:
-    """What the model does or, for a hub id that is not loaded yet, what it is said to do."""
-    if ability != "unknown":
-        return ability == "writes"
+def _what_it_does() -> None:
+    """For a hub id that is not loaded yet: what it is said to do."""
     options = ("write", "classify")
-    shown = choices.chosen("generate_as", options, "write")
-    _set("w_generate_as", shown)
+    _set("w_generate_as", choices.chosen("generate_as", options, "write"))
     st.segmented_control(
         "What this model does",
         options,
@@ -89,31 +60,29 @@ def _writes(ability: Ability) -> bool:
         args=("generate_as", "w_generate_as", "write"),
         label_visibility="collapsed",
     )
-    return shown == "write"
 
 
 # Writing
 
 
-def _write(settings: Settings, evidence: Evidence, examples: dict[str, str], *, preset: bool) -> None:
-    first = next(iter(examples.values()))
-    _title("Can I see it?", {} if preset else examples, "generate_prompt", first)
+def _write(settings: Settings, evidence: Evidence, of: Form) -> None:
+    _title("Can I see it?", {} if of.preset else of.examples, "generate_prompt", of.first)
     with st.container(key="panel_generate_prompt"):
         left, right = st.columns([62, 38], gap="small")
         with left:
-            if preset:
+            if of.preset:
                 markup.head(settings.model, "random weights: text means nothing here, speed alone is shown")
                 _number("Prompt tokens", "generate_tokens")
             else:
-                _text("Prompt", "generate_prompt", first)
+                _text("Prompt", "generate_prompt", of.first)
         with right:
             _options()
-            _go("Generate", "generate", lambda: _start_writing(preset, first))
+            _go("Generate", "generate", lambda: _start_writing(of))
     job = work.active().get("generate")
-    if job is not None and job.request.model == settings.model and not preset:
+    if job is not None and job.request.model == settings.model and not of.preset:
         st.fragment(_coming, run_every=_EVERY_SECONDS)(job)
         return
-    found = _latest(settings.model, PairRequest)
+    found = written.latest(settings.model, PairRequest)
     if found is None:
         with st.container(key="panel_generate_empty"):
             markup.empty(
@@ -122,11 +91,11 @@ def _write(settings: Settings, evidence: Evidence, examples: dict[str, str], *, 
                 "and marks the tokens in which they differ.",
             )
         return
-    (request, pair), badge = found
-    assert isinstance(request, PairRequest) and isinstance(pair, TextPair)
+    came, badge = found
+    pair = came[1]
+    assert isinstance(pair, TextPair)
     markup.sentence(text_pair.sentence(pair), badge)
-    asked = _pair_request(preset, first)
-    _stale(pair, settings, evidence, "text", "written", _same_but_plan(request, asked))
+    _stale(written.stale(came, written.request(settings, choices.here(), of), settings, evidence))
     text_pair.both(pair, badge)
     if pair.places:
         with st.container(key="panel_generate_strip"):
@@ -145,31 +114,12 @@ def _options() -> None:
         _number("Seed", "generate_seed", disabled=heat == 0)
 
 
-def _pair_request(preset: bool, first: str) -> PairRequest:
-    now = session.settings()
-    heat = _value("generate_temperature")
-    top_p = _value("generate_top_p")
-    return PairRequest(
-        model=now.model,
-        choice=now.choice(),
-        prompt="" if preset else choices.text("generate_prompt", first),
-        prompt_tokens=int(_value("generate_tokens")) if preset else 0,
-        method=now.method,
-        per_head=now.per_head,
-        max_new_tokens=int(_value("generate_new")),
-        temperature=heat,
-        top_p=top_p if heat and top_p < 1 else None,
-        seed=int(_value("generate_seed")) if heat else 0,
-        dtype=now.dtype,
-    )
-
-
-def _start_writing(preset: bool, first: str) -> None:
+def _start_writing(of: Form) -> None:
     # What stands in a box at the click may not have been told by its own on_change yet.
-    _take_in("generate_prompt", first)
-    for name, (default, _, _) in _NUMBERS.items():
+    _take_in("generate_prompt", of.first)
+    for name, (default, _, _) in written.NUMBERS.items():
         _take_in(name, str(default))
-    _start(_pair_request(preset, first))
+    _start(of)
 
 
 def _coming(job: work.Active) -> None:
@@ -190,25 +140,27 @@ def _coming(job: work.Active) -> None:
 # Classifying
 
 
-def _classify(settings: Settings, evidence: Evidence, examples: dict[str, str]) -> None:
-    first = next(iter(examples.values()))
-    _title("Try it: can I see it?", examples, "generate_text", first)
+def _classify(settings: Settings, evidence: Evidence, of: Form) -> None:
+    _title("Try it: can I see it?", of.examples, "generate_text", of.first)
     left, right = st.columns([46, 54], gap="small")
     with left, st.container(key="panel_generate_prompt", height="stretch"):
         markup.head("Your text", _reads(settings))
-        _text("Text", "generate_text", first, height=330)
-        _go("Classify", "classify", lambda: _start_classifying(first))
+        _text("Text", "generate_text", of.first, height=330)
+        _go("Classify", "classify", lambda: _start_classifying(of))
     with right, st.container(key="panel_generate_classes", height="stretch"):
-        found = _latest(settings.model, ClassifyRequest)
+        found = written.latest(settings.model, ClassifyRequest)
         if found is None:
             markup.empty(
                 "No verdict yet",
                 "Classify shows how likely each class is to the dense model and to your plan's compressed one.",
             )
             return
-        (request, pair), badge = found
-        assert isinstance(request, ClassifyRequest) and isinstance(pair, ClassPair)
-        _verdict(pair, badge, settings, evidence, request.text == choices.text("generate_text", first))
+        came, badge = found
+        pair = came[1]
+        assert isinstance(pair, ClassPair)
+        markup.sentence(text_pair.verdict(pair), badge)
+        _stale(written.stale(came, written.request(settings, choices.here(), of), settings, evidence))
+        _verdict(pair, badge)
 
 
 def _reads(settings: Settings) -> str:
@@ -217,9 +169,7 @@ def _reads(settings: Settings) -> str:
     return "the classes are the model's own"
 
 
-def _verdict(pair: ClassPair, badge: Badge, settings: Settings, evidence: Evidence, same_text: bool) -> None:
-    markup.sentence(text_pair.verdict(pair), badge)
-    _stale(pair, settings, evidence, "text", "classified", same_text)
+def _verdict(pair: ClassPair, badge: Badge) -> None:
     shown = pair.likeliest(_SHOWN_CLASSES)
     mode = markup.mode()
     markup.head(
@@ -241,20 +191,15 @@ def _verdict(pair: ClassPair, badge: Badge, settings: Settings, evidence: Eviden
     charts.chart(figure, key="generate_classes", name="Probabilities of classes", data=table)
 
 
-def _start_classifying(first: str) -> None:
-    _take_in("generate_text", first)
-    now = session.settings()
-    _start(
-        ClassifyRequest(
-            now.model, choices.text("generate_text", first), now.choice(), now.method, now.per_head, now.dtype
-        )
-    )
+def _start_classifying(of: Form) -> None:
+    _take_in("generate_text", of.first)
+    _start(of)
 
 
 # Both
 
 
-def _title(words: str, examples: dict[str, str], name: str, first: str) -> None:
+def _title(words: str, examples: Mapping[str, str], name: str, first: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="presets"):
         st.html(f'<div class="fs-title">{words}</div>', width="content")
         for label, text in examples.items():
@@ -280,9 +225,9 @@ def _text(label: str, name: str, first: str, height: int = 100) -> None:
 
 
 def _number(label: str, name: str, *, step: float | None = None, disabled: bool = False) -> float:
-    default, low, high = _NUMBERS[name]
+    default, low, high = written.NUMBERS[name]
     kind = int if isinstance(default, int) else float
-    value = _value(name)
+    value = written.number(choices.here(), name)
     _set(f"w_{name}", kind(value))
     st.number_input(
         label,
@@ -296,16 +241,6 @@ def _number(label: str, name: str, *, step: float | None = None, disabled: bool 
         args=(name, f"w_{name}", str(default)),
     )
     return value
-
-
-def _value(name: str) -> float:
-    """A kept number; the default where the address holds none."""
-    default, low, high = _NUMBERS[name]
-    try:
-        value = float(choices.text(name, str(default)))
-    except ValueError:
-        return default
-    return value if low <= value <= high else default
 
 
 def _set(widget: str, value: Any) -> None:
@@ -327,67 +262,21 @@ def _go(label: str, kind: str, start: Callable[[], None]) -> None:
     st.button(label, key=f"run_{kind}", type="primary", width="stretch", on_click=start)
 
 
-def _start(request: PairRequest | ClassifyRequest) -> None:
+def _start(of: Form) -> None:
+    request = written.request(session.settings(), choices.here(), of)
     try:
         request.check()
     except FlashSVDError as error:
         session.dismiss()
         session.notify(f"Nothing was started: {error}")
         return
-    asked: list[Any] = st.session_state.setdefault("generate_asked", [])
-    if request not in asked:
-        asked.append(request)
-        del asked[:-_KEPT]
+    written.ask(request)
     work.start(request)
 
 
-def _latest(model: str, kind: type) -> tuple[Recorded, Badge] | None:
-    """The last result of this tab for a model, with what was asked, or the one that ships."""
-    # Kept apart: other pages' results push those of this one out of the session's own few.
-    shown: dict[tuple[str, type], Recorded] = st.session_state.setdefault("generate_shown", {})
-    for request in st.session_state.setdefault("generate_asked", []):
-        result = session.result_of(request)
-        key = (request.model, type(request))
-        if result is not None and (key not in shown or result.created >= shown[key][1].created):
-            shown.pop(key, None)
-            shown[key] = (request, result)
-    while len(shown) > _KEPT:
-        shown.pop(next(iter(shown)))
-    live = shown.get((model, kind))
-    if live is not None:
-        return live, Badge("LIVE", live[1].machine.label)
-    found = _recorded(model)
-    if found is None or not isinstance(found[0], kind):
-        return None
-    return found, Badge("REPLAY", f"{found[1].machine.label} · {when(found[1].created)}")
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _recorded(model: str) -> Recorded | None:
-    """Read once per server; frozen, so that tabs may share it. One that cannot be read is none."""
-    try:
-        return recorded(model)
-    except FlashSVDError:
-        return None
-
-
-def _same_but_plan(request: PairRequest, asked: PairRequest) -> bool:
-    names = ("prompt", "prompt_tokens", "max_new_tokens", "temperature", "top_p", "seed")
-    return all(getattr(request, name) == getattr(asked, name) for name in names)
-
-
-def _stale(
-    pair: TextPair | ClassPair, settings: Settings, evidence: Evidence, what: str, done: str, same_input: bool
-) -> None:
-    """One line where the controls have moved on."""
-    if (pair.method, pair.dtype) != (settings.method, settings.dtype) or (
-        evidence.plan is not None and pair.plan != evidence.plan
-    ):
-        markup.muted(
-            f"This {what} was {done} with another plan: keep {100 * pair.plan.keep:.1f} %, {pair.method}."
-        )
-    elif not same_input:
-        markup.muted(f"This {what} was {done} before you changed what is asked.")
+def _stale(line: str) -> None:
+    if line:
+        markup.muted(line)
 
 
 page(render)

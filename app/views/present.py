@@ -9,10 +9,11 @@ import streamlit as st
 from app import choices, session, talk, work
 from app.components import jobs, markup
 from app.components.page import page
-from app.components.slides import slide
+from app.components.slide_parts import Look
 from app.components.stage import stage
 from app.evidence import Evidence, gather
 from app.pages import view_named
+from app.slides import slide, wanted
 from app.state import Settings, from_query
 from app.talk import Step
 from flashsvd.errors import FlashSVDError
@@ -54,18 +55,22 @@ def _settings(step: Step) -> tuple[Settings, list[str]]:
     return from_query(query, session.default_settings(query.get("model", "")), tuple(methods()))
 
 
-def _slide(step: Step, at: int, count: int) -> None:
+def _look(step: Step) -> tuple[Look, list[str]]:
     settings, problems = _settings(step)
-    evidence = gather(settings)
+    return Look(settings, gather(settings), choices.saved(dict(step.query))), problems
+
+
+def _slide(step: Step, at: int, count: int) -> None:
+    look, problems = _look(step)
     view = view_named(step.view)
     question = view.question if view else ""
     title = step.words or question[:1].upper() + question[1:]
     markup.slide_top(title, f"{at + 1} / {count}")
-    for line in [*problems, *([evidence.problem] if evidence.problem else [])]:
+    for line in [*problems, *([look.evidence.problem] if look.evidence.problem else [])]:
         markup.notice(line, error=True)
-    slide(step.view, settings, evidence)
-    if "compare" in work.active():
-        jobs.panel("compare")
+    slide(step.view, look)
+    for kind in work.active():
+        jobs.panel(kind)
 
 
 def _controls(steps: tuple[Step, ...], at: int) -> None:
@@ -88,7 +93,7 @@ def _controls(steps: tuple[Step, ...], at: int) -> None:
             "Run this step",
             key="run_step",
             help="R, also in full screen. What is recorded stays on screen until the run is done, and if it fails.",
-            disabled="compare" in work.active(),
+            disabled=bool(work.active()) or wanted(steps[at].view, _look(steps[at])[0]) is None,
             on_click=_turn,
             args=("run", steps),
         )
@@ -201,10 +206,12 @@ def _turn(move: str, steps: tuple[Step, ...]) -> None:
     if move == "leave":
         _stage("off")
     elif move == "run":
-        work.start(_settings(steps[at])[0].compare_request())
+        request = wanted(steps[at].view, _look(steps[at])[0])
+        if request is not None:
+            work.start(request)
     else:
-        wanted = {"next": at + 1, "back": at - 1, "first": 0, "last": last}[move]
-        _go(min(max(wanted, 0), last))
+        place = {"next": at + 1, "back": at - 1, "first": 0, "last": last}[move]
+        _go(min(max(place, 0), last))
 
 
 def _stage(value: str) -> None:

@@ -56,7 +56,7 @@ def test_a_decoder_can_decode_and_one_token_is_bound_by_memory(open_app: Open) -
     at.segmented_control(key="w_roofline_mode").set_value("decode").run()
     words = html(at)
     assert "For the next token at batch 1, 512 in the cache" in words and "<b>memory</b>" in words
-    assert "at least 1.65 ms instead of 3.19 ms" in words
+    assert "at least 1.65\u00a0ms instead of 3.19\u00a0ms" in words
     assert {"dense, measured", "flash, measured", "lowrank, measured"} <= set(traces(at))
 
 
