@@ -19,6 +19,7 @@ from flashsvd.results import Comparison, Curve
 
 if TYPE_CHECKING:
     from flashsvd.jobs import JobService
+    from flashsvd.onchip.sm_trace import SmTraces
     from flashsvd.recording import Recording
     from flashsvd.roofline_measured import Bench
     from flashsvd.store import RunStore
@@ -113,6 +114,24 @@ def bench() -> Bench:
     from flashsvd.roofline_measured import bundled, read_bench
 
     return read_bench(bundled())
+
+
+def sm_traces() -> SmTraces:
+    """The traces of programs on multiprocessors that ship.
+
+    Raises:
+        FlashSVDError: one cannot be read.
+    """
+    from flashsvd.onchip.sm_trace import files
+
+    return _read_traces(tuple((path, path.stat().st_mtime_ns) for path in files()))
+
+
+@st.cache_resource(show_spinner=False, max_entries=2)
+def _read_traces(found: tuple[tuple[Path, int], ...]) -> SmTraces:
+    from flashsvd.onchip.sm_trace import SmTraces, read_trace
+
+    return SmTraces(read_trace(path) for path, _ in found)
 
 
 def configuration(model: str) -> dict[str, Any]:

@@ -52,6 +52,12 @@ def machine_chip() -> None:
             markup.muted(f"{machine} · {'busy' if work.active() else 'idle'}", "fs-chip")
 
 
+def accelerator() -> str | None:
+    """The GPU that a job runs on; None without one, where some machines have none, and before the header knows."""
+    found: tuple[str | None, ...] = st.session_state.get("accelerators", ())
+    return found[0] if found and all(found) else None
+
+
 def _await_machine(first_look: bool) -> None:
     markup.muted("starting the worker", "fs-chip")
     looks = st.session_state["chip_looks"] = st.session_state.get("chip_looks", 0) + 1
@@ -68,6 +74,7 @@ def _machine() -> str | None:
         return None
     if not machines:
         return None
+    st.session_state["accelerators"] = tuple(machine.accelerator for machine in machines)
     labels = Counter(machine.label for machine in machines)
     words = ", ".join(label if count == 1 else f"{count} x {label}" for label, count in labels.items())
     return words if service.address is None else f"{words} at {service.address}"

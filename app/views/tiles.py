@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from app import choices, work
-from app.components import markup, tile_panels
+from app.components import markup, sm_panel, tile_panels
 from app.components.page import page
 from app.evidence import Badge, Evidence
 from app.state import Settings
@@ -22,7 +22,8 @@ _DEFAULT_GPU = "H200"
 
 
 def render(settings: Settings, evidence: Evidence) -> None:
-    """The kernels of one layer: occupancy everywhere, one program's tiles, the rank as a staircase."""
+    """The kernels of one layer: occupancy everywhere, one program's tiles, the rank as a staircase, and when and where
+    programs ran."""
     plan = evidence.plan
     if plan is None:
         markup.empty(
@@ -68,6 +69,8 @@ def render(settings: Settings, evidence: Evidence) -> None:
         st.fragment(tile_panels.program_panel)(subject)
     with st.container(key="panel_tiles_stairs"):
         tile_panels.stairs_panel(subject)
+    with st.container(key="panel_tiles_sm"):
+        sm_panel.sm_panel(subject.call, gpu)
     markup.muted(_not_shown(calls), "fs-foot")
 
 

@@ -19,7 +19,8 @@ def test_opens_with_compiled_numbers(open_app: Open) -> None:
     at = open_app("tiles")
     words = html(at)
     assert "COMPILED" in words and "compiled for rank 104, 2,048 tokens" in words
-    assert [chart.key for chart in charts(at)] == ["tiles_occupancy", "tiles_program", "tiles_stairs"]
+    # Below them stand programs on multiprocessors, once there is a recording.
+    assert [chart.key for chart in charts(at)][:3] == ["tiles_occupancy", "tiles_program", "tiles_stairs"]
     assert "Rank 102 pads to 128" in words and "of the arithmetic is padding" in words
     assert "of 227 KiB shared memory on H200" in words
     assert "decode step (only decoders take steps of one token)" in words

@@ -145,15 +145,15 @@ def prepare_hopper(
         key = key_of(q.dtype, batch=batch, seq=seq, score=score, value=value, mask=masked, align=align)
 
         def start(tiles: HopperTiles) -> Callable[[], object]:
-            run = _by_tiles(q, k, v, other, score, value, scale, key_mask, tiles)
+            run = by_tiles(q, k, v, other, score, value, scale, key_mask, tiles)
             return lambda: run(q, k, v, other, key_mask)
 
         return Trial("rank space hopper", key, hopper_candidates(default, seq), other, start)
 
-    return _by_tiles(q, k, v, out, score, value, scale, key_mask, choose(default, trial, q))
+    return by_tiles(q, k, v, out, score, value, scale, key_mask, choose(default, trial, q))
 
 
-def _by_tiles(
+def by_tiles(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -164,6 +164,7 @@ def _by_tiles(
     key_mask: torch.Tensor | None,
     tiles: HopperTiles,
 ) -> Start:
+    """The same by tiles that were chosen."""
     from flashsvd.kernels.rank_space.hopper_kernel import rank_space_hopper_kernel
 
     batch, seq = q.shape[:2]

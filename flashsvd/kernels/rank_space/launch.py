@@ -84,7 +84,7 @@ def _prepare_triton(
         )
 
         def start(tiles: RankSpaceTiles) -> Callable[[], object]:
-            run = _by_tiles(q, k, v, other, score, value, kv_group, scale, key_mask, window, causal, tiles)
+            run = by_tiles(q, k, v, other, score, value, kv_group, scale, key_mask, window, causal, tiles)
             return lambda: run(q, k, v, other, key_mask)
 
         limit = device_shared_bytes(q.device)
@@ -93,10 +93,10 @@ def _prepare_triton(
         )
 
     tiles = choose(default, trial, q)
-    return _by_tiles(q, k, v, out, score, value, kv_group, scale, key_mask, window, causal, tiles)
+    return by_tiles(q, k, v, out, score, value, kv_group, scale, key_mask, window, causal, tiles)
 
 
-def _by_tiles(
+def by_tiles(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -110,6 +110,7 @@ def _by_tiles(
     causal: bool,
     tiles: RankSpaceTiles,
 ) -> Start:
+    """By `rank_space_kernel` and tiles that were chosen."""
     batch, seq = q.shape[:2]
     keys = k.shape[1]
     heads = score.heads * kv_group
