@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,6 +72,84 @@ def test_a_run_writes_what_it_traced_and_says_what_it_did_not(
     read = read_trace(tmp_path / "new" / "h200-bert-base-ffn-bf16-r240-32x512.parquet")
     assert read.command == "python -m flashsvd.onchip.trace bert-base --ranks 40,240,240 --repeats 20"
     assert row(read) == said["ffn"]
+
+
+class Stand:
+    """A kernel and its instrumented build, on a CPU: programs of 64 ns, two on each multiprocessor at a time."""
+
+    def __init__(self, wrong: float = 0.0, silent: bool = False) -> None:
+        self.wrong, self.silent = wrong, silent
+
+    def __getitem__(self, grid: tuple[int, ...]) -> object:
+        def start(*arguments: torch.Tensor) -> object:
+            *ahead, out = arguments
+            out.copy_(torch.linspace(1, 2, out.numel()).reshape(out.shape) * (1 + self.wrong * bool(ahead)))
+            for rows_of in ahead:
+                program = torch.arange(len(rows_of))
+                begin = 10_000 + 64 * (program // 264)
+                rows = torch.stack([program % 132, begin, begin + 64], dim=1)
+                rows_of.copy_(torch.full_like(rows, -1) if self.silent else rows)
+            metadata = SimpleNamespace(num_warps=4, shared=100 << 10)
+            return SimpleNamespace(n_regs=128 + 2 * len(ahead), n_spills=3, metadata=metadata)
+
+        return start
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[Stand], None]:
+    """A machine whose GPU is a CPU."""
+    from flashsvd.gpus import gpu
+    from flashsvd.onchip import launches, probe
+
+    def build(kernel: Stand) -> None:
+        def launched(*_: object) -> launches.Launched:
+            out = torch.zeros(4, 8)
+            return launches.Launched(kernel, (528,), (out,), {}, out, None)
+
+        monkeypatch.setattr(launches, "launched", launched)
+        monkeypatch.setattr(probe, "probed", lambda shipped: shipped)
+
+    def reads(out: torch.Tensor, **_: int) -> None:
+        out.copy_(torch.arange(len(out)) // 3 * 32)
+
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(module, "_gpu_here", lambda: (gpu("H200"), cpu))
+    monkeypatch.setattr(probe, "timer_reads", {(1,): reads})
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None)
+    count = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: count)
+    return build
+
+
+def test_what_is_measured_is_in_the_trace(bench: Callable[[Stand], None]) -> None:
+    bench(Stand())
+    stages: list[str] = []
+    made = measure(CALL, repeats=5, progress=lambda stage, share: stages.append(stage), command="mine")
+    assert (made.gpu, made.sm_count, made.grid, made.warps, made.command) == ("H200", 132, (528,), 4, "mine")
+    assert (made.plain.registers, made.instrumented.registers, made.plain.spill_bytes) == (128, 130, 12)
+    assert made.timer_step_ns == 32 and made.error == 0 and made.repeats == 5
+    found = numbers(made)
+    assert (found.makespan_ns, found.seen, found.busy) == (128, 2, 1.0)
+    assert verdict(made, found) == ("as predicted", 2)
+    assert stages[0] == "Compiling FFN v1 with probes" and stages[-1] == "Done"
+
+
+def test_another_output_is_not_recorded(bench: Callable[[Stand], None]) -> None:
+    bench(Stand(wrong=1e-6))
+    assert 0 < measure(CALL, repeats=3).error < 1e-5
+    bench(Stand(wrong=1e-3))
+    with pytest.raises(InputError, match=r"gives another output: relative error 0\.001"):
+        measure(CALL, repeats=3)
+    bench(Stand(wrong=float("nan")))
+    with pytest.raises(InputError, match="relative error inf"):
+        measure(CALL, repeats=3)
+
+
+def test_programs_without_a_trace_are_told(bench: Callable[[Stand], None]) -> None:
+    bench(Stand(silent=True))
+    with pytest.raises(InputError, match="528 of 528 programs left no trace"):
+        measure(CALL, repeats=3)
 
 
 @pytest.mark.gpu
