@@ -93,7 +93,9 @@ def update(**changes: Any) -> None:
     if changed == now:
         return
     if (changed.plan, changed.keep) != (now.plan, now.keep):
-        _stack("undo").append((now.plan, now.keep, now.per_head))
+        # Only a step that changed the method takes it back.
+        method = now.method if changed.method != now.method else None
+        _stack("undo").append((now.plan, now.keep, now.per_head, method))
         del _stack("undo")[:-_MAX_UNDO]
         _stack("redo").clear()
     st.session_state["settings"] = changed
@@ -124,6 +126,15 @@ def choose_method(method: str) -> None:
         update(method=method, plan=None)
 
 
+def load_point(method: str, plan: str, keep: float | None = None) -> None:
+    """A point of a curve: its method and plan, in one step of undo. keep: of an even plan, for the slider."""
+    name = method if method in methods() else method.partition(":")[0]
+    if keep is None:
+        update(method=name, plan=plan)
+    else:
+        update(method=name, plan=None, keep=keep)
+
+
 def undo() -> None:
     _swap("undo", "redo")
 
@@ -141,13 +152,15 @@ def _swap(source: str, target: str) -> None:
     if not _stack(source):
         return
     now = settings()
-    plan, keep, per_head = _stack(source).pop()
-    _stack(target).append((now.plan, now.keep, now.per_head))
-    st.session_state["settings"] = dataclasses.replace(now, plan=plan, keep=keep, per_head=per_head)
+    plan, keep, per_head, method = _stack(source).pop()
+    _stack(target).append((now.plan, now.keep, now.per_head, method and now.method))
+    st.session_state["settings"] = dataclasses.replace(
+        now, plan=plan, keep=keep, per_head=per_head, method=method or now.method
+    )
 
 
-def _stack(name: str) -> list[tuple[str | None, float, bool]]:
-    stack: list[tuple[str | None, float, bool]] = st.session_state.setdefault(f"{name}_stack", [])
+def _stack(name: str) -> list[tuple[str | None, float, bool, str | None]]:
+    stack: list[tuple[str | None, float, bool, str | None]] = st.session_state.setdefault(f"{name}_stack", [])
     return stack
 
 

@@ -14,10 +14,11 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from app import choices, echo, services, session, work
-from app.components import markup, rank_grid
+from app.components import front_menu, markup, rank_grid
 from app.components.budget import budget
 from app.state import Settings, read_plan
 from flashsvd import allocate
+from flashsvd.allocate.within import least_cut
 from flashsvd.errors import FlashSVDError, PlanError
 from flashsvd.models.shape import ModelShape
 from flashsvd.plan_edits import apply_edits
@@ -30,10 +31,11 @@ DENSE = "dense"
 MAX_PLAN_BYTES = 2**20
 
 
-def presets(shape: ModelShape, settings: Settings, sigmas: Sigmas, parameters: int | None) -> None:
+def presets(plan: RankPlan, settings: Settings, sigmas: Sigmas, parameters: int | None) -> None:
     """One button per rule; undo and redo beside them. parameters: of the whole model, if known."""
+    shape = plan.shape
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="presets"):
-        st.html('<div class="fs-title">Which heads and layers can I cut?</div>', width="content")
+        st.html('<div class="fs-title">What can I cut?</div>', width="content")
         st.button(
             "uniform",
             key="preset_uniform",
@@ -47,12 +49,21 @@ def presets(shape: ModelShape, settings: Settings, sigmas: Sigmas, parameters: i
                 disabled=not sigmas,
                 help="The smallest rank of each unit that holds this share of its squared singular values."
                 if sigmas
-                else "Needs the singular values: compute them below.",
+                else _NO_SIGMAS,
                 on_click=_apply,
                 args=(lambda share=share: allocate.energy(shape, sigmas, share / 100),),
             )
+        st.button(
+            "sensitivity",
+            key="preset_sensitivity",
+            disabled=not sigmas,
+            help=_SENSITIVITY if sigmas else _NO_SIGMAS,
+            on_click=_apply,
+            args=(lambda: _as_large(plan, sigmas),),
+        )
         budget(shape, settings, sigmas, parameters)
-        with st.popover("published ladder"):
+        front_menu.front_menu(settings)
+        with st.popover("ladder"):
             st.caption("The ranks that the FlashSVD paper reports for BERT-base, scaled to this model.")
             for rung in allocate.LADDER:
                 st.button(
@@ -66,6 +77,20 @@ def presets(shape: ModelShape, settings: Settings, sigmas: Sigmas, parameters: i
         st.space("stretch")
         st.button("↶", key="undo", help="Undo", disabled=not session.can("undo"), on_click=session.undo)
         st.button("↷", key="redo", help="Redo", disabled=not session.can("redo"), on_click=session.redo)
+
+
+_NO_SIGMAS = "Needs the singular values: compute them below."
+_SENSITIVITY = (
+    "As many parameters as the plan has now, given where they hold most: a head or projection whose singular values "
+    "fall slowly loses more with every rank that is cut. Measured are the singular values; no text is run. For "
+    "the loss on text, choose “least expected KL” under budget…."
+)
+
+
+def _as_large(plan: RankPlan, sigmas: Sigmas) -> RankPlan:
+    return least_cut(
+        plan.shape, sigmas, allocate.Budget("parameters", plan.kept_parameters), allocate.Costs.parameters()
+    )
 
 
 def _apply(make: Callable[[], RankPlan]) -> None:

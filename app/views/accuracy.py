@@ -290,12 +290,7 @@ def _picked() -> None:
 def _load(method: str, plan: str, asked: str) -> None:
     """Makes a point's method and plan those of the controls; an even plan becomes the slider's keep."""
     before = session.settings()
-    name = method if method in methods() else method.partition(":")[0]
-    session.choose_method(name)
-    if asked:
-        session.update(keep=float(asked), plan=None)
-    else:
-        session.update(plan=plan)
+    session.load_point(method, plan, float(asked) if asked else None)
     if session.settings() != before:
         st.session_state["accuracy_loaded"] = before, session.settings()
 

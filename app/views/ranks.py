@@ -26,7 +26,7 @@ def render(settings: Settings, evidence: Evidence) -> None:
         )
         return
     parameters = evidence.info.parameters if evidence.info else None
-    plan_editor.presets(plan.shape, settings, evidence.sigmas, parameters)
+    plan_editor.presets(plan, settings, evidence.sigmas, parameters)
     budget.found()
     grid = st.container(key="panel_grid")
     edit, unit, counts = st.columns([34, 29, 37], gap="small")

@@ -52,7 +52,7 @@ def test_rank_slider_live_run_cancel_and_two_tabs(tab: Callable[..., Page]) -> N
     page.locator(".fs-sentence").wait_for(timeout=30_000)
     replayed = page.locator(".fs-sentence").inner_text()
     page.get_by_role("link", name="Ranks").click()
-    page.get_by_text("Which heads and layers can I cut?").wait_for()
+    page.get_by_text("What can I cut?").wait_for()
     kept = page.locator(".fs-number .v").first
     kept.wait_for()
     before, numbers = plan_of(page), kept.inner_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from app.components.plan_editor import MAX_PLAN_BYTES, read_plan_file, with_cells
-from flashsvd.allocate import LADDER, energy, ladder, uniform
+from flashsvd.allocate import LADDER, energy, ladder, tail_energy, uniform
+from flashsvd.curve_set import CurveSet
 from flashsvd.errors import PlanError
 from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, SpectraRequest
@@ -177,3 +179,59 @@ def test_a_bad_plan_file_is_one_line(data: bytes) -> None:
 def test_any_bytes_are_a_plan_error(data: bytes) -> None:
     with pytest.raises(PlanError):
         read_plan_file(data, fakes.SHAPE)
+
+
+def test_sensitivity_moves_ranks_where_they_hold_most_at_the_same_size(open_app: Open) -> None:
+    at = open_app("ranks")
+    before = plan_of(at)
+    at.button(key="preset_sensitivity").click().run()
+    after, sigmas = plan_of(at), fakes.sigmas()
+    assert after != before and 0.98 * before.kept_parameters < after.kept_parameters <= before.kept_parameters
+    assert tail_energy(after, sigmas) < tail_energy(before, sigmas)
+    at.button(key="undo").click().run()
+    assert plan_of(at) == before
+
+
+def test_sensitivity_needs_the_spectra(open_app: Open, desk: Desk) -> None:
+    desk.recordings["stdlib-bert"].sigmas = {}
+    assert open_app("ranks").button(key="preset_sensitivity").disabled
+
+
+def front_buttons(at: AppTest) -> list[str]:
+    return [button.label for button in at.button if (button.key or "").startswith("preset_front_")]
+
+
+def test_a_point_of_the_front_is_one_step_with_its_method(open_app: Open, desk: Desk) -> None:
+    best = dataclasses.replace(
+        fakes.curve(),
+        method="whiten",
+        points=tuple(
+            dataclasses.replace(point, metric=fakes.metric(0.885), plan="*.*: 9")
+            for point in fakes.curve_points(2)[1:]
+        ),
+        allocator="calibrated",
+    )
+    desk.curves["stdlib-bert"] = CurveSet((fakes.curve(), best))
+    at = open_app("ranks", plan="*.up: 8")
+    before = link(at)
+    labels = front_buttons(at)
+    # Of plain SVD only keep 10 %, which is smaller, and those that score higher are left beside the better method.
+    assert labels[0].startswith("SVD, 10 %") and labels[1].startswith("Whitening, 20 % → 88.5 %")
+    assert "MiB" in labels[1] and len(labels) < 10
+    at.button(key="preset_front_1").click().run()
+    assert link(at)["method"] == "whiten" and plan_of(at).get(0, "q") == (9,) * 4
+    at.button(key="undo").click().run()
+    assert link(at) == before
+    at.button(key="redo").click().run()
+    assert link(at)["method"] == "whiten"
+
+
+def test_an_even_point_of_the_front_sets_the_slider(open_app: Open) -> None:
+    at = open_app("ranks", plan="*.up: 8")
+    at.button(key="preset_front_0").click().run()
+    assert link(at)["keep"] == "0.1" and "plan" not in link(at)
+
+
+def test_no_curve_no_front(open_app: Open, desk: Desk) -> None:
+    desk.recordings["stdlib-bert"].curve = None
+    assert not front_buttons(open_app("ranks"))
