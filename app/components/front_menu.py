@@ -13,7 +13,7 @@ from flashsvd.methods import methods
 from flashsvd.results import Curve
 from flashsvd.tradeoff import Spot, tradeoff
 
-_ROW_PX, _MOST_PX = 48, 320
+_ROW_PX, _MOST_PX = 43, 320
 
 
 def front_menu(settings: Settings) -> None:
