@@ -50,13 +50,16 @@ def compiled(sm: int, name: str) -> dict[str, Any]:
     body = ptx[ptx.index(".entry") :]
     timers = [match.start() for match in re.finditer("%globaltimer", body)]
     stores = [match.start() for match in re.finditer(r"st\.global(?:\.\w+)*\.b64", body)]
+    found = re.search(r"ld\.global|cp\.async", body)
+    first = found.start() if found else len(body)
     ahead, behind = body[: timers[-1]], body[timers[-1] :]
     barrier = max(ahead.rfind("bar.sync"), ahead.rfind("barrier.sync"))
     return {
         "name": name,
         "timers": len(timers),
         "smid": body.count("%smid"),
-        "trace_stores": sum(timers[0] < place < timers[0] + 2500 for place in stores[:2])
+        # Ahead of all that the kernel itself reads, and behind the end.
+        "trace_stores": sum(timers[0] < place < first for place in stores)
         + sum(place > timers[-1] for place in stores),
         "stores_after_the_end": len(_MEMORY.findall(behind)),
         "barrier_before_the_end": barrier > 0 and not _MEMORY.search(ahead[barrier:]),
