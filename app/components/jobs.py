@@ -15,13 +15,14 @@ _EVERY_SECONDS = 0.5
 _MACHINE_SECONDS = 3.0
 
 
-def panel(kind: str, *, low: bool = False) -> None:
-    """The panel of this tab's job of one kind; nothing where there is none. low: as high as a button."""
+def panel(kind: str, *, low: bool = False, place: str = "") -> None:
+    """The panel of this tab's job of one kind; nothing where there is none. low: as high as a button. place: what
+    tells a second panel of the same job on one page from the first."""
     if kind in work.active():
-        st.fragment(_watch, run_every=_EVERY_SECONDS)(kind, low)
+        st.fragment(_watch, run_every=_EVERY_SECONDS)(kind, low, place)
 
 
-def _watch(kind: str, low: bool) -> None:
+def _watch(kind: str, low: bool, place: str) -> None:
     job = work.active().get(kind)
     now = work.status(job) if job else None
     if job is None or now is None or now.state in work.FINISHED:
@@ -36,7 +37,7 @@ def _watch(kind: str, low: bool) -> None:
     bar, stop = st.columns([72, 28], gap="small", wrap=False) if low else (st.container(), st.container())
     left = "" if now.left is None or now.left < 1 else f", about {duration(now.left)} to go"
     bar.progress(min(max(now.fraction, 0.0), 1.0), text=f"{words} · {now.seconds:.0f} s{left}")
-    stop.button("Cancel", key=f"cancel_{kind}", on_click=work.cancel, args=(kind,), width="stretch")
+    stop.button("Cancel", key=f"cancel_{kind}{place}", on_click=work.cancel, args=(kind,), width="stretch")
 
 
 def machine_chip() -> None:

@@ -84,6 +84,14 @@ def test_a_step_runs_live_with_its_own_settings_and_keeps_the_recording_where_th
     assert "FlashSVD runs this model in" in html(at)
 
 
+def test_a_run_is_watched_on_the_slide_and_beside_it(open_app: Callable[..., AppTest], desk: Desk) -> None:
+    at = open_app("present")
+    at.button(key="run_step").click().run()
+    assert not at.exception
+    at.button(key="cancel_compare_slide").click().run()
+    assert desk.jobs.states["job0"].state == "cancelled" and not at.exception
+
+
 def test_a_step_whose_model_has_no_run_says_so(open_app: Callable[..., AppTest], desk: Desk) -> None:
     desk.recordings.clear()
     at = open_app("present")
