@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.state import Settings
 from app.words import Segment, article, when
 from flashsvd.figures import theme
-from flashsvd.figures.roofline import time_unit
+from flashsvd.figures.least_times import time_unit
 from flashsvd.roofline import Ceiling, Total
 from flashsvd.roofline_measured import Measured, Mode
 

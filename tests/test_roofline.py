@@ -28,13 +28,6 @@ from flashsvd.methods import method_named
 from flashsvd.models.shape import ModelShape, Slot
 from flashsvd.ranks import RankPlan
 from flashsvd.roofline import (
-    _WHOLE_FACTOR,
-    ATTENTION,
-    DOWN,
-    FEED_FORWARD,
-    OUTPUT,
-    QKV,
-    UP,
     Ceiling,
     Op,
     Setting,
@@ -43,6 +36,8 @@ from flashsvd.roofline import (
     totals,
     whole,
 )
+from flashsvd.roofline.op import ATTENTION, DOWN, FEED_FORWARD, OUTPUT, QKV, UP
+from flashsvd.roofline.streamed import _WHOLE_FACTOR
 from flashsvd.spectra import compute
 from tests.small_models import StatsModel, stats_folder, stats_model  # noqa: F401
 

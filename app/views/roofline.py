@@ -13,7 +13,8 @@ from app.roofs import Roof
 from app.state import Settings
 from app.words import when
 from flashsvd.errors import FlashSVDError
-from flashsvd.figures.roofline import least_times, roofline
+from flashsvd.figures.least_times import least_times
+from flashsvd.figures.roofline import roofline
 from flashsvd.jobs.kinds.ceilings import CeilingsRequest
 from flashsvd.roofline_measured import Bench, Measured
 

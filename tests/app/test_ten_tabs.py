@@ -18,9 +18,9 @@ from urllib.parse import parse_qs, urlparse
 
 import psutil
 import pytest
-from tests.app.browsing import serving
 
 from flashsvd.store import RunStore
+from tests.app.browsing import serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

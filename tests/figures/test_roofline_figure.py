@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flashsvd.allocate import by_role
-from flashsvd.figures.roofline import Star, _moves, least_times, roofline, time_unit
+from flashsvd.figures.least_times import least_times, time_unit
+from flashsvd.figures.roofline import Star, roofline
+from flashsvd.figures.roofline_moves import moves_of
 from flashsvd.models.sources import resolve, shape_of
 from flashsvd.roofline import Ceiling, Setting, forward_ops, step_ops, totals
 
@@ -17,7 +19,7 @@ SETTING = Setting(32, 512, 2, absorbing=True)
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_every_operation_stands_on_the_roof_and_moves(mode: str) -> None:
+def test_every_operation_stands_on_the_roof_andmoves_of(mode: str) -> None:
     dense = totals(forward_ops(PLAN, "dense", SETTING), H200)
     flash = totals(forward_ops(PLAN, "flash", SETTING), H200)
     star = Star("flash", 400.0, 400e12, "flash, 4 ms")
@@ -35,10 +37,10 @@ def test_every_operation_stands_on_the_roof_and_moves(mode: str) -> None:
 def test_moves_to_one_place_are_one() -> None:
     dense = totals(forward_ops(PLAN, "dense", SETTING), H200)
     flash = totals(forward_ops(PLAN, "flash", SETTING), H200)
-    names = [move.names for move in _moves(dense, flash, H200)]
+    names = [move.names for move in moves_of(dense, flash, H200)]
     assert ("up", "down") in names and sum(map(len, names)) == 5
     alone = Setting(1, 512, 2)
-    stay = _moves(
+    stay = moves_of(
         totals(step_ops(PLAN, "dense", alone), H200), totals(step_ops(PLAN, "flash", alone), H200), H200
     )
     assert len(stay) == 1 and stay[0].near, "a step moves every weight once: all stand at 1 FLOP per byte"
