@@ -68,6 +68,7 @@ def _slide(step: Step, at: int, count: int) -> None:
     markup.slide_top(title, f"{at + 1} / {count}")
     for line in [*problems, *([look.evidence.problem] if look.evidence.problem else [])]:
         markup.notice(line, error=True)
+    slide(step.view, look)
     for kind in work.active():
         jobs.panel(kind, place="_slide")
 
