@@ -56,6 +56,8 @@ class Grid {
       drag: null,
       burst: null,
       hover: null,
+      fingers: new Map(),
+      tap: null,
       need: {},
       clip: null,
     });
@@ -248,10 +250,15 @@ class Grid {
   showHint() {
     const at = this.hover ?? (this.root.activeElement === this.top ? this.cursor : null);
     const words = at && this.detail(at);
+    const finger = matchMedia("(pointer: coarse)").matches;
+    if (finger && words && this.root.activeElement === this.top) {
+      this.hint.textContent = `${words} · drag to paint, two fingers scroll`;
+      return;
+    }
     this.hint.textContent =
       words ||
-      (matchMedia("(pointer: coarse)").matches
-        ? "tap to paint, tap a layer or a name for all of it"
+      (finger
+        ? "tap to paint, a layer or a name for all of it; from then on drag"
         : "drag to paint · heads of rows and columns paint all of it · Shift+drag selects · Alt+↑↓ or wheel: a tile of 16");
   }
 
@@ -386,7 +393,11 @@ class Grid {
     top.addEventListener("pointerdown", (event) => this.press(event));
     top.addEventListener("pointermove", (event) => this.move(event));
     top.addEventListener("pointerup", (event) => this.release(event));
-    top.addEventListener("pointercancel", () => this.cancel());
+    top.addEventListener("pointercancel", (event) => {
+      this.fingers.delete(event.pointerId);
+      this.tap = null;
+      this.cancel();
+    });
     top.addEventListener("pointerleave", () => {
       this.hover = null;
       if (this.layout) this.draw({ over: true });
@@ -405,6 +416,8 @@ class Grid {
       button.addEventListener("click", () => {
         tool = button.dataset.tool;
         this.showTool();
+        // Who picks a brush with a finger is about to paint.
+        if (matchMedia("(pointer: coarse)").matches) this.top.focus({ preventScroll: true });
       });
     });
     this.rankBox.addEventListener("input", () => {
@@ -436,8 +449,26 @@ class Grid {
     return [event.clientX - box.left, event.clientY - box.top];
   }
 
+  /** A finger paints while the grid has the focus, which a tap gives it; before that it scrolls the page. */
   press(event) {
     if (event.button !== 0 || !this.layout) return;
+    if (event.pointerType === "touch") {
+      this.fingers.set(event.pointerId, [event.clientX, event.clientY]);
+      if (this.fingers.size > 1) {
+        this.tap = null;
+        this.cancel();
+        return;
+      }
+      if (this.root.activeElement !== this.top) {
+        this.tap = event;
+        return;
+      }
+    }
+    this.begin(event);
+    if (this.drag) this.top.setPointerCapture(event.pointerId);
+  }
+
+  begin(event) {
     const [x, y] = this.where(event);
     const found = hit(this.layout, this.model, x, y);
     this.endBurst();
@@ -448,7 +479,6 @@ class Grid {
       this.pick(found);
       return;
     }
-    this.top.setPointerCapture(event.pointerId);
     performance.clearMeasures("rank-grid-draw");
     const box = this.boxOf(found);
     if (tool === "select" || event.shiftKey) {
@@ -488,7 +518,7 @@ class Grid {
   }
 
   move(event) {
-    if (!this.layout) return;
+    if (!this.layout || (event.pointerType === "touch" && !this.paintsWith(event))) return;
     const [x, y] = this.where(event);
     const found = hit(this.layout, this.model, x, y);
     const { drag } = this;
@@ -510,6 +540,20 @@ class Grid {
     for (const point of points.length ? points : [event]) this.walkTo(...this.where(point));
     this.hover = null;
     this.draw({ cells: true, over: true });
+  }
+
+  /** Whether a finger that moved is one that paints; two of them move the page instead. */
+  paintsWith(event) {
+    const before = this.fingers.get(event.pointerId);
+    if (!before) return false;
+    if (this.fingers.size > 1) {
+      const share = 1 / this.fingers.size;
+      this.scroller.scrollLeft -= (event.clientX - before[0]) * share;
+      const page = scrollerOf(this.scroller);
+      if (page) page.scrollTop -= (event.clientY - before[1]) * share;
+    }
+    this.fingers.set(event.pointerId, [event.clientX, event.clientY]);
+    return this.fingers.size === 1 && Boolean(this.drag);
   }
 
   walkTo(x, y) {
@@ -549,7 +593,13 @@ class Grid {
     this.draw({ over: true });
   }
 
-  release() {
+  release(event) {
+    this.fingers.delete(event.pointerId);
+    if (this.tap) {
+      const { tap } = this;
+      this.tap = null;
+      this.begin(tap);
+    }
     const { drag } = this;
     if (!drag) return;
     this.drag = null;
@@ -773,6 +823,16 @@ class Grid {
       }
     });
   }
+}
+
+/** The part of the page around an element that scrolls up and down. */
+function scrollerOf(element) {
+  let at = element;
+  while (at) {
+    at = at.parentElement ?? at.getRootNode().host;
+    if (at && at.scrollHeight > at.clientHeight && /auto|scroll/.test(getComputedStyle(at).overflowY)) return at;
+  }
+  return document.scrollingElement;
 }
 
 function one({ layer, column }) {
