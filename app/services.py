@@ -48,10 +48,12 @@ def jobs() -> JobService:
 
 
 def keep(result: object) -> None:
-    """Stores a comparison or curves; other results are not kept."""
+    """Stores a comparison, or curves with what their plans took to run; other results are not kept."""
     if isinstance(result, CurveSet):
         for curve in result.curves:
             store().add(curve)
+        for table in result.costs:
+            store().add_costs(table)
     elif isinstance(result, Comparison | Curve):
         store().add(result)
 

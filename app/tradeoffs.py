@@ -53,11 +53,12 @@ def known(settings: Settings) -> Known:
     problem: str | None = None
     stored_curves: tuple[Curve, ...] = ()
     stored_runs: tuple[Comparison, ...] = ()
+    stored_costs: tuple[CostTable, ...] = ()
     shipped_curves: list[Curve] = []
     shipped_costs: tuple[CostTable, ...] = ()
     shipped_runs: list[Comparison] = []
     try:
-        stored_curves, stored_runs = _stored(settings)
+        stored_curves, stored_runs, stored_costs = _stored(settings)
         shipped = services.recorded_curves(settings.model)
         if shipped is not None:
             shipped_curves, shipped_costs = list(shipped.curves), shipped.costs
@@ -81,7 +82,7 @@ def known(settings: Settings) -> Known:
     runs = (*mine, *(run for run in stored_runs if run not in mine))
     tables = [table for table in reversed(session.cost_tables()) if _same(table, settings)]
     tables += [table for run in mine if (table := cost_table(run))]
-    tables += [table for table in shipped_costs if _same(table, settings)]
+    tables += [table for table in (*stored_costs, *shipped_costs) if _same(table, settings)]
     others = (run for run in (*stored_runs, *shipped_runs) if _fits(run, settings))
     tables += [table for run in others if (table := cost_table(run))]
     return Known(tuple(found.values()), badges, tuple(tables), runs, problem)
@@ -103,7 +104,10 @@ def _same(table: CostTable, settings: Settings) -> bool:
     return (table.model, table.per_head, table.batch, table.seq, table.dtype) == wanted
 
 
-def _stored(settings: Settings) -> tuple[tuple[Curve, ...], tuple[Comparison, ...]]:
+_Stored = tuple[tuple[Curve, ...], tuple[Comparison, ...], tuple[CostTable, ...]]
+
+
+def _stored(settings: Settings) -> _Stored:
     """Newest first. Read once per tab: what other tabs store later must not change this page under its reader."""
     key = (settings.model, settings.batch, settings.seq, settings.dtype)
     cache = st.session_state.setdefault("stored_tradeoffs", {})
@@ -121,6 +125,7 @@ def _stored(settings: Settings) -> tuple[tuple[Curve, ...], tuple[Comparison, ..
         cache[key] = (
             tuple(curve for curve in curves if isinstance(curve, Curve)),
             tuple(run for run in runs if isinstance(run, Comparison)),
+            tuple(store.costs(settings.model)),
         )
-    found: tuple[tuple[Curve, ...], tuple[Comparison, ...]] = cache[key]
+    found: _Stored = cache[key]
     return found

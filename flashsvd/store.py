@@ -17,13 +17,14 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from flashsvd.curve_set import CostTable
 from flashsvd.errors import InputError
 from flashsvd.paths import home
 from flashsvd.recording import comparison_from_json
 from flashsvd.results import TIMELINE_COLUMNS, Comparison, Curve, from_json, to_json
 from flashsvd.runs.facts import facts_of
 
-_VERSION = 2
+_VERSION = 3
 _VERSION_1 = (
     """CREATE TABLE runs (
     id INTEGER PRIMARY KEY,
@@ -68,10 +69,16 @@ _VERSION_2 = (
 )""",
     "CREATE INDEX entries_by_digest ON entries (digest)",
 )
-_STEPS = (_VERSION_1, _VERSION_2)
+_VERSION_3 = (
+    "CREATE TABLE costs (id INTEGER PRIMARY KEY, model TEXT NOT NULL, result TEXT NOT NULL)",
+    "CREATE INDEX costs_by_model ON costs (model, id)",
+)
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What makes version n + 1 of version n."""
 
 PURGE_DAYS = 30
+MOST_COSTS = 50
+"""Tables of costs that are kept of a model; older ones go."""
 LONGEST_NAME = 80
 _WAIT_SECONDS = 30.0
 
@@ -216,6 +223,30 @@ class RunStore:
             )
             _enter(connection, number, kind, data, clean_name(name), pinned)
         return number
+
+    def add_costs(self, table: CostTable) -> None:
+        """Keeps what plans of curves took to run, beside the runs."""
+        with self._open(write=True) as connection:
+            connection.execute(
+                "INSERT INTO costs (model, result) VALUES (?, ?)", (table.model, json.dumps(to_json(table)))
+            )
+            connection.execute(
+                "DELETE FROM costs WHERE model = ? AND id NOT IN "
+                "(SELECT id FROM costs WHERE model = ? ORDER BY id DESC LIMIT ?)",
+                (table.model, table.model, MOST_COSTS),
+            )
+
+    def costs(self, model: str) -> list[CostTable]:
+        """Kept costs of a model's plans, newest first; what cannot be read is left out."""
+        with self._open() as connection:
+            found = connection.execute(
+                "SELECT result FROM costs WHERE model = ? ORDER BY id DESC", (model,)
+            ).fetchall()
+        tables = []
+        for (result,) in found:
+            with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, InputError):
+                tables.append(from_json(CostTable, json.loads(result)))
+        return tables
 
     def get(self, number: int) -> Comparison | Curve:
         """Raises InputError where there is no such run."""

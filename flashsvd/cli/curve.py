@@ -105,7 +105,7 @@ def curve(
         print(json.dumps(found[0] if len(found) == 1 else {"curves": found}))
     else:
         _print(results)
-    for result in results:
+    for result in (*results, *costs):
         keep_run(result)
 
 

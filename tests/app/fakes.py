@@ -11,6 +11,7 @@ import pandas as pd
 
 from app import services
 from flashsvd.allocate import uniform
+from flashsvd.curve_set import CostTable
 from flashsvd.errors import FlashSVDError
 from flashsvd.jobs import JobStatus
 from flashsvd.models.families.bert import FAMILY
@@ -213,6 +214,13 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.results: list[Any] = []
+        self.tables: list[CostTable] = []
+
+    def add_costs(self, table: CostTable) -> None:
+        self.tables.append(table)
+
+    def costs(self, model: str) -> list[CostTable]:
+        return [table for table in reversed(self.tables) if table.model == model]
 
     def add(self, result: Any) -> int:
         self.results.append(result)

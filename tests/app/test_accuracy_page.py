@@ -104,6 +104,17 @@ def test_computing_sends_one_job_and_its_points_come_in(open_app: Open, desk: De
     assert next(t for t in figure(at)["data"] if t["name"] == "SVD")["x"][0] == 12.0
 
 
+def test_measured_costs_are_there_again_after_a_restart(open_app: Open, desk: Desk) -> None:
+    at = open_app("accuracy")
+    at.button(key="run_curves").click().run()
+    desk.jobs.finish("job0", CurveSet((better("svd"),), (costs(12.0),)))
+    # Another tab knows of it by the store alone.
+    again = open_app("accuracy", **{"p.accuracy_axis": "latency", "p.accuracy_methods": "svd"})
+    assert next(t for t in figure(again)["data"] if t["name"] == "SVD")["x"][0] == 12.0
+    again.segmented_control(key="w_accuracy_axis").set_value("memory").run()
+    assert "left out" not in html(again)
+
+
 def test_a_failed_job_is_one_line_and_the_picture_stays(open_app: Open, desk: Desk) -> None:
     at = open_app("accuracy")
     at.button(key="run_curves").click().run()

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from flashsvd.curve_set import CostTable, PlanCost
 from flashsvd.errors import InputError
-from flashsvd.results import Comparison, to_json
-from flashsvd.store import LONGEST_NAME, ORDERS, PURGE_DAYS, RunStore, Wanted
+from flashsvd.results import Comparison, Quantiles, to_json
+from flashsvd.store import _VERSION, LONGEST_NAME, MOST_COSTS, ORDERS, PURGE_DAYS, RunStore, Wanted
 from tests.app import fakes
 from tests.runs import kept
 
@@ -107,7 +108,7 @@ def test_a_store_of_version_1_is_brought_up_to_date_with_all_its_runs(old: Path)
     assert rows[1].checked is True and rows[1].name == "" and not rows[1].pinned
     assert store.get(1) == kept.comparison(0.3) and store.get(2) == kept.comparison(0.6)
     with sqlite3.connect(old) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (_VERSION,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     connection.close()
@@ -339,3 +340,35 @@ def test_a_result_without_flash_is_listed_by_what_it_ran(store: RunStore) -> Non
     store.add(dataclasses.replace(full, runs=full.runs[:1]))
     store.add(dataclasses.replace(full, runs=()))
     assert [row.engine for row in store.rows()] == ["", "dense", "lowrank"]
+
+
+def table(model: str = "stdlib-bert", ms: float = 5.0) -> CostTable:
+    cost = PlanCost("*.up: 8", 1, "flash", Quantiles(ms, ms, ms), 2**20, 2**21)
+    return CostTable("2026-11-20", fakes.MACHINE, model, True, 8, 256, "fp32", 5, cost, (cost,))
+
+
+def test_costs_of_plans_are_kept_by_model_newest_first(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "runs.sqlite")
+    store.add_costs(table(ms=5.0))
+    store.add_costs(table("other"))
+    store.add_costs(table(ms=6.0))
+    again = RunStore(tmp_path / "runs.sqlite")
+    assert again.costs("stdlib-bert") == [table(ms=6.0), table(ms=5.0)]
+    assert again.costs("none") == [] and again.rows() == []
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE costs SET result = '{' WHERE id = 3")
+    assert again.costs("stdlib-bert") == [table(ms=5.0)]
+
+
+def test_old_costs_make_room(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "runs.sqlite")
+    for number in range(MOST_COSTS + 3):
+        store.add_costs(table(ms=float(number)))
+    found = store.costs("stdlib-bert")
+    assert len(found) == MOST_COSTS and found[-1] == table(ms=3.0)
+
+
+def test_a_store_of_version_1_takes_costs(old: Path) -> None:
+    store = RunStore(old)
+    store.add_costs(table())
+    assert store.costs("stdlib-bert") == [table()]
