@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import streamlit as st
@@ -13,7 +14,8 @@ from flashsvd.curve_set import CostTable, CurveSet
 from flashsvd.errors import FlashSVDError, PlanError
 from flashsvd.methods import method_named, methods
 from flashsvd.ranks import RankPlan
-from flashsvd.results import Comparison, Curve, SpectraSummary
+from flashsvd.results import Comparison, Curve, SpectraSummary, to_json
+from flashsvd.runs.facts import digest_of
 
 _MAX_UNDO = 50
 _MAX_RUNS = 8
@@ -245,6 +247,15 @@ def shown() -> Comparison | Curve | None:
             found = None
         kept = st.session_state["shown_run"] = (digest, found)
     return kept[1]
+
+
+def store_changed(gone: Collection[str] = ()) -> None:
+    """What this tab read from the store is read anew; its own results that are gone there, by digest, are dropped."""
+    for name in ("stored", "stored_tradeoffs", "shown_run"):
+        st.session_state.pop(name, None)
+    if gone:
+        runs()[:] = [run for run in runs() if digest_of(to_json(run)) not in gone]
+        curves()[:] = [curve for curve in curves() if digest_of(to_json(curve)) not in gone]
 
 
 def remember(result: Any, request: Any) -> None:

@@ -104,11 +104,14 @@ def _do(what: str, *arguments: object) -> None:
         elif what == "pin":
             store.pin(*arguments)  # type: ignore[arg-type]
         elif what == "delete":
+            rows = [store.row(number) for number in arguments[0]]  # type: ignore[attr-defined]
             store.delete(*arguments)  # type: ignore[arg-type]
+            session.store_changed({row.digest for row in rows if row is not None})
             st.session_state["runs_undo"] = arguments[0]
             pick(())
         else:
             store.restore(*arguments)  # type: ignore[arg-type]
+            session.store_changed()
             st.session_state.pop("runs_undo", None)
             choices.choose("runs_bin", "")
             pick(arguments[0])  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from app.components.page import page
 from app.evidence import PREDICTED, Evidence
 from app.state import Settings
 from app.words import cards, mismatch, predicted, provenance, red_gate, score_words, sentence, winners
+from flashsvd.curve_set import points_table
 from flashsvd.figures import theme
 from flashsvd.figures.curve import curve as curve_figure
 from flashsvd.figures.timeline import timeline
@@ -130,7 +131,8 @@ def _draw_curve(evidence: Evidence, coming: tuple[CurvePoint, ...]) -> None:
         height=_HEIGHT - (82 if "curve" in work.active() else 36),
         machine=curve.machine.label if curve else "",
     )
-    charts.chart(figure, key="curve", name="Score against keep")
+    data = points_table([curve]) if curve else None
+    charts.chart(figure, key="curve", name="Score against keep", data=data)
 
 
 def _empty(settings: Settings, evidence: Evidence) -> None:

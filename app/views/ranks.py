@@ -11,7 +11,7 @@ from app.evidence import PREDICTED, Evidence
 from app.state import Settings
 from app.words import cards, count, percent, red_gate, weight_bytes
 from flashsvd.allocate import tail_energy
-from flashsvd.figures.spectrum import spectrum
+from flashsvd.figures.spectrum import spectrum, table
 from flashsvd.ranks import RankPlan
 
 
@@ -72,8 +72,9 @@ def _spectrum(plan: RankPlan, settings: Settings, evidence: Evidence) -> tuple[i
         markup.head(f"Layer {layer + 1}", "singular values")
     values = evidence.sigmas.get((layer, name))
     if values is not None:
-        figure = spectrum(values[head], plan.get(layer, name)[head], slot, mode=markup.mode(), height=262)
-        charts.chart(figure, key="spectrum", name="Singular values")
+        rank = plan.get(layer, name)[head]
+        figure = spectrum(values[head], rank, slot, mode=markup.mode(), height=262)
+        charts.chart(figure, key="spectrum", name="Singular values", data=table(values[head], rank))
     elif "spectra" in work.active():
         jobs.panel("spectra")
     else:

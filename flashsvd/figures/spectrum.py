@@ -5,12 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from flashsvd.figures import theme
 from flashsvd.models.shape import Slot
 from flashsvd.ranks import Rank
+
+
+def table(sigma: NDArray[np.float64], rank: Rank) -> pd.DataFrame:
+    """The numbers behind `spectrum`: each singular value, the share of energy up to it, and whether it is kept.
+
+    >>> table(np.array([2.0, 1.0]), 1).to_dict("list")
+    {'index': [1, 2], 'singular_value': [2.0, 1.0], 'energy': [0.8, 1.0], 'kept': [True, False]}
+    """
+    index = np.arange(1, len(sigma) + 1)
+    squares = np.square(sigma)
+    return pd.DataFrame(
+        {
+            "index": index,
+            "singular_value": sigma,
+            "energy": np.cumsum(squares) / max(float(squares.sum()), 1e-300),
+            "kept": index <= (len(sigma) if rank is None else rank),
+        }
+    )
 
 
 def spectrum(

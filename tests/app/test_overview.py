@@ -172,3 +172,7 @@ def test_two_tabs_do_not_see_each_other(open_app: Open, desk: Desk) -> None:
     desk.jobs.finish("job0")
     one.run(), two.run()
     assert "LIVE" in html(one) and "LIVE" not in html(two)
+
+
+def test_the_curve_is_there_as_a_table(open_app: Open) -> None:
+    assert "csv_curve" in [button.proto.id.rpartition("-")[2] for button in open_app().get("download_button")]

@@ -235,3 +235,8 @@ def test_an_even_point_of_the_front_sets_the_slider(open_app: Open) -> None:
 def test_no_curve_no_front(open_app: Open, desk: Desk) -> None:
     desk.recordings["stdlib-bert"].curve = None
     assert not front_buttons(open_app("ranks"))
+
+
+def test_the_spectrum_is_there_as_a_table(open_app: Open) -> None:
+    found = open_app("ranks").get("download_button")
+    assert "csv_spectrum" in [button.proto.id.rpartition("-")[2] for button in found]

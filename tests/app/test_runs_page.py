@@ -331,3 +331,24 @@ def test_two_thousand_runs_cost_the_page_little(open_app: Open, store: RunStore)
     assert len(store.rows(5000)) == 2000
     many = seconds()
     assert many - few < 0.5, (few, many)
+
+
+def test_a_deleted_run_leaves_the_overview_of_its_tab_and_comes_back_with_undo(
+    open_app: Open, desk: Desk, store: RunStore
+) -> None:
+    at = open_app(keep="0.4")
+    at.button(key="run_live").click().run()
+    desk.jobs.finish("job0")
+    at.run()
+    assert "80.1 ±" in html(at) and "LIVE" in html(at)
+    at.switch_page("views/runs.py").run()
+    at.session_state["choices"]["runs_pick"] = "1"
+    at.run()
+    at.button(key="runs_delete").click().run()
+    at.switch_page("views/overview.py").run()
+    assert "80.1 ±" not in html(at) and "88.4 ±" in html(at), "the recording is what is left"
+    at.switch_page("views/runs.py").run()
+    at.button(key="runs_undo_button").click().run()
+    at.switch_page("views/overview.py").run()
+    assert "80.1 ±" in html(at)
+    assert not at.exception
