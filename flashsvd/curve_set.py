@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,24 @@ class CurvesRequest:
     calibration: Calibration = OWN_TEXT
     task: str | None = None
     timed: tuple[int, int] | None = None
+
+    def pieces(self, workers: int) -> list[CurvesRequest]:
+        """The same points in requests that do not need one another, at least two for each worker where there are so
+        many points. What plans take is not measured in them: that is for one worker, when all points are there.
+        """
+        single = self.single()
+        each = min(len(self.keeps), math.ceil(2 * workers / max(1, len(single))))
+        return [
+            dataclasses.replace(
+                self,
+                keeps=self.keeps[start::each],
+                methods=(one.method,),
+                allocators=(one.allocator,),
+                timed=None,
+            )
+            for one in single
+            for start in range(each)
+        ]
 
     def single(self) -> list[CurveRequest]:
         """One request for each curve, in the order in which they are computed."""
@@ -121,6 +141,32 @@ class CurveSet:
     curves: tuple[Curve, ...]
     costs: tuple[CostTable, ...] = ()
     command: str = ""
+
+
+def joined(curves: Iterable[Curve]) -> tuple[Curve, ...]:
+    """Curves whose points came in pieces: one of each method and allocator, in the order of their first pieces.
+
+    The time is that of all pieces added up; the machine and the dense score are those of the first.
+    """
+    found: dict[tuple[str, str], list[Curve]] = {}
+    for curve in curves:
+        found.setdefault((curve.method, curve.allocator), []).append(curve)
+    return tuple(_whole(pieces) for pieces in found.values())
+
+
+def _whole(pieces: list[Curve]) -> Curve:
+    points = sorted((point for piece in pieces for point in piece.points), key=_asked)
+    return dataclasses.replace(
+        pieces[0],
+        created=max(piece.created for piece in pieces),
+        decompositions=max(piece.decompositions for piece in pieces),
+        seconds=sum(piece.seconds for piece in pieces),
+        points=tuple(points),
+    )
+
+
+def _asked(point: CurvePoint) -> float:
+    return point.asked_keep
 
 
 def find_curves(model: str) -> Path | None:

@@ -11,7 +11,7 @@ import torch
 
 from flashsvd.allocate import uniform
 from flashsvd.curve import score_curve
-from flashsvd.curve_set import CostTable, CurvePart, CurveSet, CurvesRequest, PlanCost
+from flashsvd.curve_set import CostTable, CurvePart, CurveSet, CurvesRequest, PlanCost, joined
 from flashsvd.data import check_input_size, timing_ids
 from flashsvd.engines.build import build, checked_between_layers, weight_bytes
 from flashsvd.errors import InputError
@@ -83,6 +83,25 @@ def score_curves(
         )
     report("Done", 1.0)
     return CurveSet(tuple(curves), costs)
+
+
+def join_curves(
+    request: CurvesRequest,
+    pieces: Sequence[CurveSet],
+    session: Session | None = None,
+    progress: Progress | None = None,
+) -> CurveSet:
+    """The whole of a request whose pieces (`CurvesRequest.pieces`) were run apart; if asked, measures their plans."""
+    report = progress or (lambda stage, share: None)
+    curves = joined(curve for piece in pieces for curve in piece.curves)
+    costs: tuple[CostTable, ...] = ()
+    if request.timed:
+        per_head, device = request.per_head, request.device
+        costs = (
+            plan_costs(curves, request.timed, session or Session(), report, per_head=per_head, device=device),
+        )
+    report("Done", 1.0)
+    return CurveSet(curves, costs)
 
 
 def plan_costs(

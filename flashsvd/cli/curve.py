@@ -105,8 +105,10 @@ def curve(
         print(json.dumps(found[0] if len(found) == 1 else {"curves": found}))
     else:
         _print(results)
-    for result in (*results, *costs):
+    for result in results:
         keep_run(result)
+    for table in costs:
+        keep_run(table)
 
 
 def _timed(text: str | None) -> tuple[int, int] | None:

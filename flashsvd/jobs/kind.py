@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ class Kind:
     run: does a request in a worker process, which keeps its models in a session; it may emit parts of the result, and
     raises FlashSVDError for what cannot be done. part: makes of an emitted part what `JobService.partial` gives. keep:
     whether its results are kept in the store of runs.
+
+    split: for a kind that several workers can share, makes of a request and their number the requests of the pieces,
+    which `run` does in any order; join: then makes the whole result of theirs, on one worker.
     """
 
     name: str
@@ -34,3 +37,5 @@ class Kind:
     run: Callable[[Any, Session, Progress, Emit], Any]
     part: Callable[[Any], Any] = _as_it_came
     keep: bool = False
+    split: Callable[[Any, int], Sequence[Any]] | None = None
+    join: Callable[[Any, Sequence[Any], Session, Progress, Emit], Any] | None = None

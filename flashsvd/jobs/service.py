@@ -16,6 +16,7 @@ from flashsvd.errors import FlashSVDError, format_bytes
 from flashsvd.jobs.kind import Kind
 from flashsvd.jobs.kinds import kind_of
 from flashsvd.jobs.limits import MEMORY_VARIABLE, OWN_LIMITS, SECONDS_VARIABLE, Limits
+from flashsvd.jobs.pieces import Piece, Pieces
 from flashsvd.jobs.status import JobStatus, State
 from flashsvd.results import Machine
 from flashsvd.threads import ARITHMETIC_VARIABLE, SPIN_COUNT, SPIN_VARIABLE, WORKER_VARIABLE
@@ -46,7 +47,7 @@ class _Job:
     error: str | None = None
     result: Any = None
     parts: list[Any] = field(default_factory=list)
-    future: Any = None
+    pieces: Pieces = field(default_factory=Pieces)
     cancel_at: float | None = None
     over: str | None = None
     sent_again: bool = False
@@ -58,7 +59,8 @@ class _Job:
 
 
 class JobService:
-    """A queue of jobs in front of one worker process, or of a Dask scheduler given by address.
+    """A queue of jobs in front of one worker process, or of a Dask scheduler given by address, whose workers share the
+    jobs of a kind that can be split.
 
     Constructing it returns at once; the worker comes up in the background and jobs wait for it. All methods may be
     called from any thread. A worker that dies or hangs costs the job that ran on it, is started anew, and the job
@@ -159,17 +161,15 @@ class JobService:
             job = self._jobs.get(job_id)
             if job is None or not job.active:
                 return
-            client, future = self._client, job.future
+            client, waiting = self._client, job.pieces.waiting()
             if job.state == "running":
                 job.stage, job.cancel_at = "Stopping", time.monotonic()
             else:
                 self._end(job, "cancelled")
-                if future is None:
+                if not waiting:
                     return
-                future.cancel()
         # A job that counts as queued may have begun this very moment: the worker is told either way.
-        # In a thread of its own: a page must not wait for a busy worker.
-        threading.Thread(target=_tell_cancel, args=(client, job_id), daemon=True).start()
+        _stop(client, job_id, waiting)
 
     def machines(self) -> tuple[Machine, ...]:
         """The machine of every worker that has answered."""
@@ -252,8 +252,20 @@ class JobService:
         from flashsvd.jobs.tasks import run_job
 
         job.state = "queued"
-        job.future = self._client.submit(run_job, job.id, job.request, key=f"job-{job.id}", pure=False)
-        job.future.add_done_callback(lambda future: self._finished(job, future))
+        workers, split = len(self._machines), job.kind.split
+        requests = split(job.request, workers) if split and workers > 1 else [job.request]
+        pieces = job.pieces = Pieces.of(requests)
+        for number, piece in enumerate(pieces.members):
+            if pieces.several:
+                self._submit(job, pieces, piece, f"-{number}", run_job, job.id, piece.request, number)
+            else:
+                self._submit(job, pieces, piece, "", run_job, job.id, piece.request)
+
+    def _submit(
+        self, job: _Job, pieces: Pieces, piece: Piece, ending: str, task: Callable[..., Any], *arguments: Any
+    ) -> None:
+        piece.future = self._client.submit(task, *arguments, key=f"job-{job.id}{ending}", pure=False)
+        piece.future.add_done_callback(lambda future: self._ended(job, pieces, piece, future))
 
     def _hear(self, event: tuple[float, Any]) -> None:
         _, message = event
@@ -267,18 +279,48 @@ class JobService:
             if job.started is None:
                 job.started = time.monotonic()
             job.state = "running"
-            job.share = max(job.share, message["share"])
+            job.pieces.hear(message["piece"], message["share"])
+            job.share = max(job.share, job.pieces.share)
             if job.cancel_at is None:
-                job.stage = message["stage"]
+                job.stage = job.pieces.words(message["stage"])
 
-    def _finished(self, job: _Job, future: Any) -> None:
-        from flashsvd.jobs.tasks import Failure
+    def _ended(self, job: _Job, pieces: Pieces, piece: Piece, future: Any) -> None:
+        """One task has ended; with the last of them the job has, and with the first that fails."""
+        from flashsvd.jobs.tasks import Failure, join_job
 
         try:
             result = future.result(timeout=60)
             error: BaseException | None = None
         except BaseException as problem:
             result, error = None, problem
+        if not pieces.several:
+            self._finished(job, result, error)
+            return
+        with self._lock:
+            if pieces is not job.pieces:
+                # The job ended, or was sent again, without this one.
+                return
+            piece.ended, piece.result = True, result
+            if job.cancel_at is not None:
+                if not pieces.over:
+                    return
+                result, error = Failure("cancelled", cancelled=True), None
+            elif error is not None or isinstance(result, Failure):
+                if not self._was_elsewhere(job, error):
+                    _stop(self._client, job.id, pieces.waiting())
+            elif piece is not pieces.joining:
+                if pieces.over:
+                    results, number = [one.result for one in pieces.members], len(pieces.members)
+                    joining = pieces.joining = Piece(job.request)
+                    self._submit(
+                        job, pieces, joining, "-joined", join_job, job.id, job.request, results, number
+                    )
+                return
+        self._finished(job, result, error)
+
+    def _finished(self, job: _Job, result: Any, error: BaseException | None) -> None:
+        from flashsvd.jobs.tasks import Failure
+
         warning = None
         if self._on_result and error is None and not isinstance(result, Failure):
             try:
@@ -298,8 +340,8 @@ class JobService:
             elif error is None:
                 job.result, job.share = result, 1.0
                 self._end(job, "done")
-            elif type(error).__name__ == "KilledWorker" and self._is_innocent(job):
-                job.sent_again = True
+            elif self._was_elsewhere(job, error):
+                job.sent_again, job.parts = True, []
                 self._send(job)
             elif type(error).__name__ == "KilledWorker":
                 self._end(
@@ -311,16 +353,17 @@ class JobService:
             else:
                 self._end(job, "failed", error=f"the run failed: {error}")
 
-    def _is_innocent(self, job: _Job) -> bool:
-        """Whether a job was on a worker that was restarted for the sake of another."""
-        return not job.sent_again and time.monotonic() - self._restarted < _RESTART_SECONDS
+    def _was_elsewhere(self, job: _Job, error: BaseException | None) -> bool:
+        """Whether a job fell with a worker that was restarted for the sake of another."""
+        killed = type(error).__name__ == "KilledWorker"
+        return killed and not job.sent_again and time.monotonic() - self._restarted < _RESTART_SECONDS
 
     def _allowed(self) -> str:
         limit = self._limits.memory_bytes
         return "" if limit is None else f" (it may take {format_bytes(limit)}, by {MEMORY_VARIABLE})"
 
     def _end(self, job: _Job, state: State, error: str | None = None) -> None:
-        job.state, job.error, job.ended, job.future = state, error, time.monotonic(), None
+        job.state, job.error, job.ended, job.pieces = state, error, time.monotonic(), Pieces()
         job.stage = {"done": "Done", "cancelled": "Cancelled"}.get(state, "Failed")
         if state == "done" and job.started is not None:
             self._typical[job.kind.name] = job.ended - job.started
@@ -363,7 +406,7 @@ class JobService:
             f"{SECONDS_VARIABLE}"
         )
         job.stage, job.cancel_at = "Stopping", time.monotonic()
-        threading.Thread(target=_tell_cancel, args=(self._client, job.id), daemon=True).start()
+        _stop(self._client, job.id, job.pieces.waiting())
 
     def _unstick(self, job: _Job) -> None:
         """A job that does not hear its cancel loses its worker."""
@@ -381,9 +424,17 @@ class JobService:
                 del self._jobs[old]
 
 
-def _tell_cancel(client: Any, job_id: str) -> None:
+def _stop(client: Any, job_id: str, waiting: list[Any]) -> None:
+    """Takes back what waits and tells the workers. In a thread of its own: a page must not wait for a busy worker."""
+    threading.Thread(target=_tell_cancel, args=(client, job_id, waiting), daemon=True).start()
+
+
+def _tell_cancel(client: Any, job_id: str, waiting: list[Any]) -> None:
     from flashsvd.jobs.tasks import request_cancel
 
+    for future in waiting:
+        with contextlib.suppress(Exception):
+            future.cancel()
     with contextlib.suppress(Exception):
         client.run(request_cancel, job_id)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 
 from flashsvd.errors import Cancelled, FlashSVDError
+from flashsvd.jobs.kind import Emit
 from flashsvd.jobs.kinds import kind_of
+from flashsvd.progress import Progress
 from flashsvd.results import Machine
 from flashsvd.threads import WORKER_VARIABLE
 
@@ -66,8 +68,24 @@ class Failure:
     cancelled: bool = False
 
 
-def run_job(job: str, request: Any) -> Any:
-    """Runs one request of any kind (`flashsvd.jobs.kinds`); returns its result or a Failure."""
+def run_job(job: str, request: Any, piece: int | None = None) -> Any:
+    """Runs one request of any kind (`flashsvd.jobs.kinds`); returns its result or a Failure. piece: which one of a
+    job's several this is."""
+    return _run(job, piece, lambda *at: kind_of(request).run(request, *at))
+
+
+def join_job(job: str, request: Any, results: Sequence[Any], piece: int) -> Any:
+    """Makes the whole result of the results of a request's pieces; the last piece of its job."""
+
+    def run(session: Any, progress: Progress, emit: Emit) -> Any:
+        join = kind_of(request).join
+        assert join is not None
+        return join(request, results, session, progress, emit)
+
+    return _run(job, piece, run)
+
+
+def _run(job: str, piece: int | None, do: Callable[[Any, Progress, Emit], Any]) -> Any:
     warm()
     worker = get_worker()
     state = state_of(worker)
@@ -76,7 +94,7 @@ def run_job(job: str, request: Any) -> Any:
         worker.log_event(TOPIC, {"job": job, "part": part})
 
     try:
-        return kind_of(request).run(request, state.session, _reporter(worker, state, job), emit)
+        return do(state.session, _reporter(worker, state, job, piece), emit)
     except Cancelled:
         return Failure("cancelled", cancelled=True)
     except FlashSVDError as error:
@@ -86,10 +104,12 @@ def run_job(job: str, request: Any) -> Any:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return Failure(f"the run failed: {first}")
     finally:
-        state.cancelled.discard(job)
+        # Another piece of the job may come to this worker yet.
+        if piece is None:
+            state.cancelled.discard(job)
 
 
-def _reporter(worker: Worker, state: WorkerState, job: str) -> Callable[[str, float], None]:
+def _reporter(worker: Worker, state: WorkerState, job: str, piece: int | None) -> Progress:
     last = ("", 0.0)
 
     def report(stage: str, share: float) -> None:
@@ -99,7 +119,7 @@ def _reporter(worker: Worker, state: WorkerState, job: str) -> Callable[[str, fl
         now = time.perf_counter()
         if stage != last[0] or now - last[1] > _REPORT_EVERY_SECONDS:
             last = (stage, now)
-            worker.log_event(TOPIC, {"job": job, "stage": stage, "share": float(share)})
+            worker.log_event(TOPIC, {"job": job, "piece": piece or 0, "stage": stage, "share": float(share)})
 
     return report
 
