@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -10,6 +11,9 @@ from app import services, work
 from app.components import markup
 from app.words import duration
 from flashsvd.errors import FlashSVDError
+
+if TYPE_CHECKING:
+    from flashsvd.jobs import JobStatus
 
 _EVERY_SECONDS = 0.5
 _MACHINE_SECONDS = 3.0
@@ -28,16 +32,21 @@ def _watch(kind: str, low: bool, place: str) -> None:
     if job is None or now is None or now.state in work.FINISHED:
         # The page settles the job at its top and draws what came out.
         st.rerun()
+    bar, stop = st.columns([72, 28], gap="small", wrap=False) if low else (st.container(), st.container())
+    bar.progress(min(max(now.fraction, 0.0), 1.0), text=stage_words(now))
+    stop.button("Cancel", key=f"cancel_{kind}{place}", on_click=work.cancel, args=(kind,), width="stretch")
+
+
+def stage_words(now: JobStatus) -> str:
+    """What a job does or waits for, since when, and for how long yet."""
     if now.state == "queued" and now.place > 0:
-        words = f"Waiting: {now.place} ahead in the queue"
+        words = f"Waiting: {now.place} ahead in the queue (see Runs)"
     elif now.state == "starting":
         words = "Starting the worker"
     else:
         words = now.stage or now.state.capitalize()
-    bar, stop = st.columns([72, 28], gap="small", wrap=False) if low else (st.container(), st.container())
     left = "" if now.left is None or now.left < 1 else f", about {duration(now.left)} to go"
-    bar.progress(min(max(now.fraction, 0.0), 1.0), text=f"{words} · {now.seconds:.0f} s{left}")
-    stop.button("Cancel", key=f"cancel_{kind}{place}", on_click=work.cancel, args=(kind,), width="stretch")
+    return f"{words} · {now.seconds:.0f} s{left}"
 
 
 def machine_chip() -> None:

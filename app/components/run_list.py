@@ -11,7 +11,7 @@ import streamlit as st
 
 from app import choices
 from app.choices import Choices
-from app.components import markup, run_actions, run_files
+from app.components import markup, queue, run_actions, run_files
 from app.components.run_words import input_words, score_words
 from flashsvd.figures.theme import MIB
 from flashsvd.store import ORDERS, PURGE_DAYS, RunRow, RunStore, Wanted
@@ -31,6 +31,7 @@ def show(store: RunStore) -> None:
     chosen = _chosen(store, rows, wanted)
     _top(store, wanted, rows, chosen, deleted)
     run_actions.undo()
+    queue.panel()
     _filters(store, wanted, deleted)
     if not rows:
         _empty(store, wanted)

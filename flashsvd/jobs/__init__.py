@@ -1,6 +1,6 @@
 """Where work runs: worker processes that own the models and the GPU. Nothing here imports torch."""
 
 from flashsvd.jobs.service import JobService
-from flashsvd.jobs.status import JobStatus
+from flashsvd.jobs.status import JobStatus, QueuedJob
 
-__all__ = ["JobService", "JobStatus"]
+__all__ = ["JobService", "JobStatus", "QueuedJob"]

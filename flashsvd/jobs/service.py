@@ -17,7 +17,7 @@ from flashsvd.jobs.kind import Kind
 from flashsvd.jobs.kinds import kind_of
 from flashsvd.jobs.limits import MEMORY_VARIABLE, OWN_LIMITS, SECONDS_VARIABLE, Limits
 from flashsvd.jobs.pieces import Piece, Pieces
-from flashsvd.jobs.status import JobStatus, State
+from flashsvd.jobs.status import JobStatus, QueuedJob, State
 from flashsvd.results import Machine
 from flashsvd.threads import ARITHMETIC_VARIABLE, SPIN_COUNT, SPIN_VARIABLE, WORKER_VARIABLE
 
@@ -119,20 +119,16 @@ class JobService:
                 return JobStatus(
                     job_id, "", "failed", "", 0.0, 0, "this job is not known here any more: run it again", 0.0
                 )
-            ahead = sum(other.active and other.created < job.created for other in self._jobs.values())
-            seconds = (job.ended or time.monotonic()) - (job.started or job.created)
-            return JobStatus(
-                job.id,
-                job.kind.name,
-                job.state,
-                job.stage,
-                job.share,
-                ahead,
-                job.error,
-                seconds,
-                job.warning,
-                self._left(job),
-            )
+            return self._status(job)
+
+    def queue(self) -> list[QueuedJob]:
+        """Every job that has not ended, whoever submitted it, in the order in which they run."""
+        with self._lock:
+            return [
+                QueuedJob(job.kind.title, str(getattr(job.request, "model", "")), self._status(job))
+                for job in self._jobs.values()
+                if job.active
+            ]
 
     def result(self, job_id: str) -> Any:
         """What a finished job returned. Raises FlashSVDError where there is nothing."""
@@ -192,6 +188,22 @@ class JobService:
                     thing.close(timeout=5)
 
     # Behind it
+
+    def _status(self, job: _Job) -> JobStatus:
+        ahead = sum(other.active and other.created < job.created for other in self._jobs.values())
+        seconds = (job.ended or time.monotonic()) - (job.started or job.created)
+        return JobStatus(
+            job.id,
+            job.kind.name,
+            job.state,
+            job.stage,
+            job.share,
+            ahead,
+            job.error,
+            seconds,
+            job.warning,
+            self._left(job),
+        )
 
     def _start(self) -> None:
         self._wanted.wait(self._idle_seconds)

@@ -30,3 +30,12 @@ class JobStatus:
     @property
     def active(self) -> bool:
         return self.state in ("starting", "queued", "running")
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """One line of the queue. title: what a person reads of its kind. model: of its request, empty where it has none."""
+
+    title: str
+    model: str
+    status: JobStatus

@@ -13,7 +13,7 @@ from app import services
 from flashsvd.allocate import uniform
 from flashsvd.curve_set import CostTable
 from flashsvd.errors import FlashSVDError
-from flashsvd.jobs import JobStatus
+from flashsvd.jobs import JobStatus, QueuedJob
 from flashsvd.models.families.bert import FAMILY
 from flashsvd.models.shape import ModelShape
 from flashsvd.ranks import RankPlan
@@ -283,6 +283,10 @@ class FakeJobs:
         self.states[job] = dataclasses.replace(self.states[job], state="cancelled")
 
     address: str | None = None
+
+    def queue(self) -> list[QueuedJob]:
+        waiting = [(job, now) for job, now in self.states.items() if now.active]
+        return [QueuedJob("Live run", getattr(self.requests[job], "model", ""), now) for job, now in waiting]
 
     def machines(self) -> tuple[Machine, ...]:
         return (MACHINE,)

@@ -18,7 +18,7 @@ from app.components.run_files import name_of
 from app.components.run_list import frame
 from app.components.run_words import score_words
 from flashsvd.errors import InputError
-from flashsvd.results import CompareRequest
+from flashsvd.results import CompareRequest, PlanChoice
 from flashsvd.store import RunStore
 from tests.app import fakes
 from tests.app.conftest import Desk, charts, html, link
@@ -73,6 +73,20 @@ def test_runs_are_listed_newest_first_with_pinned_ones_above(open_app: Open, thr
         True,
         False,
     ]
+
+
+def test_the_queue_shows_the_jobs_of_all_tabs_and_stops_any(
+    open_app: Open, desk: Desk, store: RunStore
+) -> None:
+    """Also one whose tab was closed, behind which everybody else would wait."""
+    closed = desk.jobs.submit(CompareRequest("bert-base", PlanChoice(keep=0.5)))
+    at = open_app("runs")
+    assert "The queue of all tabs" in html(at) and "1 running, 0 waiting" in html(at)
+    (bar,) = at.get("progress")
+    assert bar.proto.text == "Live run · bert-base · Timing the dense model · 3 s"
+    at.button(key=f"queue_cancel_{closed}").click().run()
+    assert not at.exception and desk.jobs.states[closed].state == "cancelled"
+    assert "The queue of all tabs" not in html(at)
 
 
 def test_filters_and_order_land_in_the_address(open_app: Open, three: RunStore) -> None:

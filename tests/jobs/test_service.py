@@ -76,6 +76,23 @@ def test_a_job_runs_reports_and_returns(service: JobService, request_: CompareRe
     assert machine.cores >= 1
 
 
+def test_the_queue_lists_what_has_not_ended_in_order(
+    service: JobService, long_request: CompareRequest, request_: CompareRequest
+) -> None:
+    first, second = service.submit(long_request), service.submit(request_)
+    queue = service.queue()
+    assert [job.status.id for job in queue] == [first, second]
+    assert [job.status.place for job in queue] == [0, 1]
+    assert [(job.title, job.model) for job in queue] == [
+        ("Live run", "bert-base"),
+        ("Live run", request_.model),
+    ]
+    service.cancel(first)
+    assert service.wait(second, 120).state == "done"
+    service.wait(first, 30)
+    assert service.queue() == []
+
+
 def test_a_cancel_is_heard_and_the_next_job_runs(
     service: JobService, long_request: CompareRequest, request_: CompareRequest
 ) -> None:
