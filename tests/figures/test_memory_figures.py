@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from flashsvd.figures.memory_bands import MOST_BANDS, bands, within
 from flashsvd.figures.memory_lane import lane
-from flashsvd.figures.memory_map import Track, drawn_as_bands, memory_map
+from flashsvd.figures.memory_map import drawn_as_bands, memory_map
+from flashsvd.figures.memory_track import Track
 from flashsvd.measure import allocations as module
 from flashsvd.measure.allocations import alive, allocations, levels
 from flashsvd.recording import find, read
