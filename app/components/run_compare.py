@@ -9,6 +9,7 @@ import streamlit as st
 
 from app import choices
 from app.components import charts, markup, run_actions, run_files, run_words
+from app.components.segmented import segmented
 from app.words import percent, provenance
 from flashsvd.figures import theme
 from flashsvd.figures.runs_curves import runs_curves
@@ -26,6 +27,11 @@ from flashsvd.side_by_side import (
     shared_engines,
 )
 from flashsvd.store import RunRow, RunStore
+
+_BELOW = ("latency", "ranks")
+_BESIDE = ("numbers", "ops")
+_TITLES = {"latency": "Latency", "ranks": "Ranks", "numbers": "Numbers", "ops": "By layer and op"}
+"""All of it at once would not fit a screen."""
 
 
 def show(store: RunStore, a: RunRow, b: RunRow) -> None:
@@ -101,16 +107,17 @@ def _comparisons(
     with left:
         with st.container(key="panel_runs_memory"):
             _memory(a, b, mine, theirs)
-        with st.container(key="panel_runs_latency"):
-            _latency(a, b, engines)
+        with st.container(key="panel_runs_below", height="stretch"):
+            if segmented("runs_below", _BELOW, _TITLES, "Below the memory") == "ranks":
+                _ranks(a, b)
+            else:
+                _latency(a, b, engines)
     with right, st.container(key="panel_runs_numbers", height="stretch"):
-        markup.head(f"Numbers of {engine}", "latencies are set against each other only if outputs agree")
-        st.html(f'<div class="fs-runs">{number_table(numbers(a, b, engine))}</div>')
-    left, right = st.columns([56, 44], gap="small")
-    with left, st.container(key="panel_runs_ranks", height="stretch"):
-        _ranks(a, b)
-    with right, st.container(key="panel_runs_ops", height="stretch"):
-        _ops(mine, theirs)
+        if segmented("runs_beside", _BESIDE, _TITLES, "Beside the memory") == "ops":
+            _ops(mine, theirs)
+        else:
+            markup.head(f"Numbers of {engine}", "latencies are set against each other only if outputs agree")
+            st.html(f'<div class="fs-runs">{number_table(numbers(a, b, engine))}</div>')
 
 
 def _memory(a: Comparison, b: Comparison, mine: EngineRun, theirs: EngineRun) -> None:
@@ -130,7 +137,7 @@ def _memory(a: Comparison, b: Comparison, mine: EngineRun, theirs: EngineRun) ->
         theirs,
         (len(a.model.shape.layers), len(b.model.shape.layers)),
         mode=mode,
-        height=206,
+        height=196,
         sources=(provenance(a.machine, a.seed), provenance(b.machine, b.seed)),
     )
     data = pd.concat([mine.timeline.assign(run="A"), theirs.timeline.assign(run="B")], ignore_index=True)
@@ -174,7 +181,7 @@ def _ranks(a: Comparison, b: Comparison) -> None:
         [(colours.flash, "B keeps more"), (colours.lowrank, "B keeps less")],
     )
     slots = shape.slot_names
-    figure = runs_ranks(cells, len(shape.layers), slots, mode=mode, height=56 + 24 * len(slots))
+    figure = runs_ranks(cells, len(shape.layers), slots, mode=mode, height=52 + 20 * len(slots))
     data = pd.DataFrame(
         [(cell.layer + 1, cell.slot, cell.a, cell.b, cell.a_share, cell.b_share) for cell in cells],
         columns=["layer", "projection", "a_ranks", "b_ranks", "a_kept_share", "b_kept_share"],
@@ -202,7 +209,7 @@ def _ops(mine: EngineRun, theirs: EngineRun) -> None:
         shown,
         key="runs_ops",
         hide_index=True,
-        height=200,
+        height=404,
         row_height=28,
         column_config={**mib, "layer": st.column_config.TextColumn(width=64)},
         alt="Highest memory of both runs by layer and op",

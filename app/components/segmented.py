@@ -10,10 +10,11 @@ import streamlit as st
 from app import choices
 
 
-def segmented(name: str, options: Sequence[str], words: Mapping[Any, str], label: str) -> None:
-    """name: of the choice, which `choices.chosen` reads; the first option is the default. label: for screen readers."""
+def segmented(name: str, options: Sequence[str], words: Mapping[Any, str], label: str) -> str:
+    """Returns what is chosen. name: of the choice, which `choices.chosen` reads; the first option is the default.
+    label: for screen readers."""
     key = f"w_{name}"
-    st.session_state[key] = choices.chosen(name, options, options[0])
+    chosen = st.session_state[key] = choices.chosen(name, options, options[0])
     st.segmented_control(
         label,
         options,
@@ -24,3 +25,4 @@ def segmented(name: str, options: Sequence[str], words: Mapping[Any, str], label
         on_change=choices.keep,
         args=(name, key, options[0]),
     )
+    return chosen

@@ -49,8 +49,8 @@ class Pieces:
     def share(self) -> float:
         """Of the whole job.
 
-        >>> Pieces([Piece(1, share=1.0), Piece(2, share=0.5)]).share
-        0.6
+        >>> Pieces([Piece(1, share=1.0), Piece(2)]).share
+        0.4
         >>> Pieces([Piece(1, share=0.5)]).share
         0.5
         """

@@ -58,7 +58,11 @@ def test_rows_are_ticked_and_two_are_compared_and_taken_away(
     page.wait_for_url(re.compile(r"p\.runs_pick=3\.2(&|$)"))
     page.get_by_role("button", name="Compare the two").click()
     page.get_by_text("Two runs side by side").wait_for()
-    page.locator(".st-key-panel_runs_ranks .js-plotly-plot").wait_for(timeout=30_000)
+    page.get_by_role("radio", name="Ranks", exact=True).click()
+    page.locator(".st-key-figure_runs_ranks .js-plotly-plot").wait_for(timeout=30_000)
+    settled(page.locator(".st-key-panel_runs_below"))
+    tall = page.locator("[data-testid=stMain]").evaluate("main => main.scrollHeight - main.clientHeight")
+    assert tall <= 0, "two runs fit a screen"
     assert no_overflow(page) and "evil" not in page.title()
 
     page.locator("[data-testid=stMain]").get_by_role("button", name="Export").click()

@@ -208,8 +208,13 @@ def test_two_runs_side_by_side(open_app: Open, three: RunStore) -> None:
     assert "Two runs side by side" in words and "Not comparable" not in words
     assert '<span class="t">#1 stdlib-bert svd 50 %</span>' in words and "#2 smaller" in words
     assert "Latency, median" in words and "x)</td>" in words and "points</td>" in words
-    assert len(charts(at)) == 3 and "36 of 36" in words
+    assert [chart.key for chart in charts(at)] == ["runs_memory", "runs_latency"]
+    at.segmented_control(key="w_runs_below").set_value("ranks").run()
+    assert [chart.key for chart in charts(at)] == ["runs_memory", "runs_ranks"] and "36 of 36" in html(at)
+    at.segmented_control(key="w_runs_beside").set_value("ops").run()
     assert {"layer", "op", "A", "B", "B − A"} == set(at.dataframe[0].value.columns)
+    assert link(at)["p.runs_below"] == "ranks" and link(at)["p.runs_beside"] == "ops"
+    at.segmented_control(key="w_runs_beside").set_value("numbers").run()
     at.segmented_control(key="w_runs_engine").set_value("dense").run()
     assert "Numbers of dense" in html(at) and link(at)["p.runs_engine"] == "dense"
     at.button(key="runs_swap").click().run()
@@ -221,7 +226,7 @@ def test_two_runs_side_by_side(open_app: Open, three: RunStore) -> None:
 def test_other_machines_are_warned_of_in_one_line(open_app: Open, three: RunStore) -> None:
     machine = dataclasses.replace(fakes.MACHINE, accelerator="NVIDIA H200")
     three.add(dataclasses.replace(fakes.comparison(0.5), machine=machine, dtype="bf16"))
-    words = html(picked(open_app, 1, 4, view="compare"))
+    words = html(picked(open_app, 1, 4, view="compare", below="ranks"))
     line = "Not comparable: A and B differ in machine (CPU, 2 cores / H200) and precision (fp32 / bf16)."
     assert words.count(line) == 1
     assert "The two plans are the same." in words and "REPLAY · H200" in words
