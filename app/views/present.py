@@ -17,6 +17,7 @@ from app.slides import slide, wanted
 from app.state import Settings, from_query
 from app.talk import Step
 from flashsvd.errors import FlashSVDError
+from flashsvd.jobs.kinds import kind_of
 from flashsvd.methods import methods
 
 _LARGEST_BYTES = 2**20
@@ -60,6 +61,12 @@ def _look(step: Step) -> tuple[Look, list[str]]:
     return Look(settings, gather(settings), choices.saved(dict(step.query))), problems
 
 
+def _runs(step: Step) -> bool:
+    """Whether there is something to run, and it does not run yet."""
+    request = wanted(step.view, _look(step)[0])
+    return request is not None and kind_of(request).name not in work.active()
+
+
 def _slide(step: Step, at: int, count: int) -> None:
     look, problems = _look(step)
     view = view_named(step.view)
@@ -93,7 +100,7 @@ def _controls(steps: tuple[Step, ...], at: int) -> None:
             "Run this step",
             key="run_step",
             help="R, also in full screen. What is recorded stays on screen until the run is done, and if it fails.",
-            disabled=bool(work.active()) or wanted(steps[at].view, _look(steps[at])[0]) is None,
+            disabled=not _runs(steps[at]),
             on_click=_turn,
             args=("run", steps),
         )
