@@ -22,6 +22,10 @@ from flashsvd.results import Comparison, Curve, ModelInfo
 Kind = Literal["LIVE", "REPLAY", "PREDICTED", "COMPILED"]
 
 
+Sigmas = Mapping[tuple[int, str], NDArray[np.float64]]
+"""Singular values by layer and slot."""
+
+
 @dataclass(frozen=True)
 class Badge:
     """Where a number comes from."""
@@ -45,7 +49,7 @@ class Evidence:
     current: bool
     curve: Curve | None
     curve_badge: Badge
-    sigmas: Mapping[tuple[int, str], NDArray[np.float64]]
+    sigmas: Sigmas
     problem: str | None
 
 
@@ -138,9 +142,7 @@ def _stored(model: str) -> tuple[Comparison | None, Curve | None]:
     return found
 
 
-def _fitting(
-    sigmas: Mapping[tuple[int, str], NDArray[np.float64]], shape: ModelShape | None
-) -> Mapping[tuple[int, str], NDArray[np.float64]]:
+def _fitting(sigmas: Sigmas, shape: ModelShape | None) -> Sigmas:
     """The singular values, if they are of this shape's units; whole matrices have other ones than heads."""
     if shape is None or not all(
         len(sigmas.get((layer, slot.name), ())) == slot.units for layer, slot in shape

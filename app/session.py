@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import streamlit as st
@@ -107,6 +107,14 @@ def set_plan(plan: RankPlan) -> None:
     """Makes a plan the canonical one."""
     per_head = any(slot.units > 1 for _, slot in plan.shape)
     update(plan=plan.to_text(), per_head=per_head)
+
+
+def try_plan(make: Callable[[], RankPlan]) -> None:
+    """Makes the plan that a rule gives the canonical one; where it gives none, a line says why."""
+    try:
+        set_plan(make())
+    except FlashSVDError as error:
+        notify(str(error))
 
 
 def choose_model(model: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import streamlit as st
-from numpy.typing import NDArray
 
 from app import session, work
 from app.components import jobs, markup
+from app.evidence import Sigmas
 from app.state import Settings
 from app.words import count, weight_bytes
 from flashsvd.allocate import Budget, Costs
@@ -20,8 +18,6 @@ from flashsvd.errors import FlashSVDError
 from flashsvd.jobs.kinds.search import FoundPlan, SearchRequest
 from flashsvd.models.shape import ModelShape
 from flashsvd.ranks import RankPlan, bytes_of
-
-Sigmas = Mapping[tuple[int, str], NDArray[np.float64]]
 
 _BY: dict[str, str] = {
     "energy": "least σ² cut off: at once, from the spectra",

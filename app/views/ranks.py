@@ -5,7 +5,17 @@ from __future__ import annotations
 import streamlit as st
 
 from app import work
-from app.components import budget, charts, jobs, markup, plan_editor
+from app.components import (
+    budget,
+    charts,
+    jobs,
+    markup,
+    plan_files,
+    plan_gestures,
+    plan_presets,
+    plan_sliders,
+    plan_typed,
+)
 from app.components.page import page
 from app.evidence import PREDICTED, Evidence
 from app.state import Settings
@@ -17,7 +27,7 @@ from flashsvd.ranks import RankPlan
 
 def render(settings: Settings, evidence: Evidence) -> None:
     """Presets, the grid of ranks, sliders, one unit's spectrum, and what the plan keeps."""
-    plan_editor.run_again()
+    plan_gestures.run_again()
     plan = evidence.plan
     if plan is None:
         markup.empty(
@@ -26,7 +36,7 @@ def render(settings: Settings, evidence: Evidence) -> None:
         )
         return
     parameters = evidence.info.parameters if evidence.info else None
-    plan_editor.presets(plan, settings, evidence.sigmas, parameters)
+    plan_presets.presets(plan, settings, evidence.sigmas, parameters)
     budget.found()
     grid = st.container(key="panel_grid")
     edit, unit, counts = st.columns([34, 29, 37], gap="small")
@@ -35,16 +45,16 @@ def render(settings: Settings, evidence: Evidence) -> None:
         with title:
             markup.head("Ranks", "per projection")
         with pick:
-            layer = plan_editor.layer_picker(plan.shape)
-        plan_editor.sliders(plan, layer)
+            layer = plan_sliders.layer_picker(plan.shape)
+        plan_sliders.sliders(plan, layer)
     with unit, st.container(key="panel_spectrum", height="stretch"):
         chosen = _spectrum(plan, settings, evidence)
     with counts, st.container(key="panel_plan", height="stretch"):
         _counts(plan, settings, evidence)
     with grid:
-        plan_editor.grid(plan, settings, evidence.sigmas, parameters, chosen)
+        plan_gestures.grid(plan, settings, evidence.sigmas, parameters, chosen)
     with st.container(key="panel_table"):
-        plan_editor.head_table(plan)
+        plan_typed.head_table(plan)
 
 
 def _spectrum(plan: RankPlan, settings: Settings, evidence: Evidence) -> tuple[int, str, int]:
@@ -124,7 +134,7 @@ def _counts(plan: RankPlan, settings: Settings, evidence: Evidence) -> None:
     if evidence.sigmas:
         cells.append(("Tail energy", percent(tail_energy(plan, evidence.sigmas)), "of σ² is cut off"))
     markup.numbers(cells)
-    plan_editor.mirror(plan)
+    plan_typed.mirror(plan)
     run, file = st.columns([55, 45], gap="small", wrap=False)
     with run:
         st.button(
@@ -136,17 +146,17 @@ def _counts(plan: RankPlan, settings: Settings, evidence: Evidence) -> None:
             on_click=work.start_compare,
         )
     with file:
-        plan_editor.plan_file(plan, settings.model)
+        plan_files.plan_file(plan, settings.model)
     _measured(evidence)
 
 
 def _run_on_release() -> None:
-    st.session_state["w_ranks_run"] = plan_editor.runs_on_release()
+    st.session_state["w_ranks_run"] = plan_gestures.runs_on_release()
     st.toggle(
         "Run on release",
         key="w_ranks_run",
         help="Starts the measured run as soon as a drag in the grid ends. On a CPU that takes seconds.",
-        on_change=lambda: plan_editor.run_on_release(st.session_state["w_ranks_run"]),
+        on_change=lambda: plan_gestures.run_on_release(st.session_state["w_ranks_run"]),
     )
 
 

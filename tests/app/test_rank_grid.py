@@ -19,7 +19,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import echo
 from app.components import rank_grid
-from app.components.plan_editor import rank_table
+from app.components.plan_files import rank_table
 from app.components.rank_grid import model_data, runs_of
 from app.words import count, percent
 from flashsvd.allocate import tail_energy, uniform
@@ -263,15 +263,15 @@ MODEL = "the model on screen"
 @pytest.fixture
 def page(open_app: Open, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     """The Ranks page, which takes in what `send` leaves for it as its callback would."""
-    from app.components import plan_editor
+    from app.components import plan_gestures
 
     def take_sent() -> None:
         if "sent" in st.session_state:
             sent = st.session_state.pop("sent")
-            plan_editor.take_gestures(sent, fakes.SHAPE, MODEL)
+            plan_gestures.take_gestures(sent, fakes.SHAPE, MODEL)
             st.rerun()
 
-    monkeypatch.setattr(plan_editor, "run_again", take_sent)
+    monkeypatch.setattr(plan_gestures, "run_again", take_sent)
     return open_app("ranks")
 
 

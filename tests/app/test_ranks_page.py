@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from app.components.plan_editor import MAX_PLAN_BYTES, read_plan_file, with_cells
+from app.components.plan_files import MAX_PLAN_BYTES, read_plan_file
+from app.components.plan_typed import with_cells
 from flashsvd.allocate import LADDER, energy, ladder, tail_energy, uniform
 from flashsvd.curve_set import CurveSet
 from flashsvd.errors import PlanError
