@@ -11,7 +11,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from app import services, session
+from app import services, session, work
 from app.state import Settings, answers
 from app.words import when
 from flashsvd.errors import FlashSVDError
@@ -51,6 +51,8 @@ class Evidence:
     curve_badge: Badge
     sigmas: Sigmas
     problem: str | None
+    scoring: bool = False
+    """Whether the comparison is of a run that goes on, whose scores are still to come."""
 
 
 def gather(settings: Settings) -> Evidence:
@@ -73,6 +75,9 @@ def gather(settings: Settings) -> Evidence:
         candidates.append((stored, _replay(stored)))
     if recorded is not None:
         candidates.append((recorded.comparison, _replay(recorded.comparison)))
+    early = work.early_comparison()
+    if early is not None and early.model.name == settings.model:
+        candidates.insert(0, (early, _live(early)))
     info = candidates[0][0].model if candidates else None
     spectra = session.spectra(settings.model, settings.method, settings.per_head)
     if info is None and spectra is not None:
@@ -103,6 +108,7 @@ def gather(settings: Settings) -> Evidence:
         curve_badge=curve_badge,
         sigmas=_fitting(sigmas, shape),
         problem=problem,
+        scoring=chosen is not None and chosen[0] is early,
     )
 
 

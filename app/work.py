@@ -10,6 +10,7 @@ import streamlit as st
 from app import services, session
 from flashsvd.errors import FlashSVDError
 from flashsvd.jobs.kinds import kind_of
+from flashsvd.results import Comparison
 
 if TYPE_CHECKING:
     from flashsvd.jobs import JobStatus
@@ -95,6 +96,13 @@ def _take(result: Any, job: Active) -> None:
     problem = services.jobs().status(job.id).warning
     if problem:
         session.notify(f"The run is on screen but was not saved: {problem}")
+
+
+def early_comparison() -> Comparison | None:
+    """What the run of this tab has measured, while its scores are still to come; None before and after."""
+    job = active().get("compare")
+    found = [part for part in partial(job) if isinstance(part, Comparison)] if job else []
+    return found[-1] if found else None
 
 
 def partial(job: Active) -> tuple[Any, ...]:

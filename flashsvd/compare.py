@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -14,7 +16,7 @@ from flashsvd.devices import available_bytes
 from flashsvd.engines.build import build, check_engine, checked_between_layers, weight_bytes
 from flashsvd.engines.stream import check_streams
 from flashsvd.errors import InputError, OutOfMemoryError
-from flashsvd.evaluation.held_out import HeldOut, can_score, held_out
+from flashsvd.evaluation.held_out import can_score, held_out
 from flashsvd.factors import factorise
 from flashsvd.kernels.backend import choose
 from flashsvd.measure.fidelity import check_input, judge, outputs, reference_outputs, worst_error
@@ -29,15 +31,19 @@ from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, Comparison, EngineRun, Metric, ModelInfo
 from flashsvd.session import Session
 
-_TIMING_SECONDS = {"cpu": 12.0, "cuda": 20.0}
+_TIMING_SECONDS = {"cpu": 3.0, "cuda": 20.0}
 
 
 def compare(
-    request: CompareRequest, session: Session | None = None, progress: Progress | None = None
+    request: CompareRequest,
+    session: Session | None = None,
+    progress: Progress | None = None,
+    early: Callable[[Comparison], None] | None = None,
 ) -> Comparison:
     """Runs every engine that the request names on one batch, and scores each on the model's held-out set.
 
-    progress: called often, also between layers; may raise Cancelled.
+    progress: called often, also between layers; may raise Cancelled. early: hears everything but the scores, which
+    take longest, as soon as it is there; not called where there are none to wait for.
 
     Raises:
         InputError, PlanError, ModelError, CheckpointError, DeviceError: see where each is made.
@@ -66,7 +72,13 @@ def compare(
         for model in models.values():
             hooks.enter_context(checked_between_layers(model, loaded.family, stage.tick))
         try:
-            return _measure(request, loaded, plan, models, decompositions, stage)
+            found = _measure(request, loaded, plan, models, decompositions, stage)
+            if can_score(loaded):
+                if early:
+                    early(found)
+                found = _scored(request, loaded, models, found, session, stage)
+            stage.begin("Done", 1.0)
+            return found
         except torch.OutOfMemoryError:
             # Raised anew outside the handler: the traceback would keep the run's tensors alive.
             pass
@@ -101,22 +113,17 @@ def _measure(
         device,
         repeats=request.repeats,
         budget_seconds=_TIMING_SECONDS[device.type],
-        progress=lambda share: stage.begin("Timing", 0.3 + 0.25 * share),
+        progress=lambda share: stage.begin("Timing", 0.3 + 0.15 * share),
     )
-    held = held_out(loaded, request.samples, request.seed) if can_score(loaded) else None
     runs = []
     for index, name in enumerate(asked):
-        share = 0.55 + 0.45 * index / len(asked)
-        stage.begin(f"Recording the memory of {name}", share)
+        stage.begin(f"Recording the memory of {name}", 0.45 + 0.05 * index / len(asked))
         timeline = record_timeline(models[name], blocks[name], calls[name])
         peak = (
             allocator_peak_bytes(device, calls[name])
             if device.type == "cuda"
             else peak_activation_bytes(timeline)
         )
-        metric = None
-        if held is not None:
-            metric = _score(held, models[name], name, stage, share, 0.45 / len(asked))
         quantiles, repeats = latency[name]
         runs.append(
             EngineRun(
@@ -126,7 +133,7 @@ def _measure(
                 repeats=repeats,
                 peak_activation_bytes=peak,
                 weight_bytes=weight_bytes(models[name]),
-                metric=metric,
+                metric=None,
                 error_vs_lowrank=worst_error(found[name], found["lowrank"]),
                 gate=judge(
                     found[name],
@@ -141,7 +148,6 @@ def _measure(
                 timeline=timeline,
             )
         )
-    stage.begin("Done", 1.0)
     return Comparison(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=describe_machine(device),
@@ -155,6 +161,31 @@ def _measure(
         decompositions=decompositions,
         runs=tuple(runs),
     )
+
+
+def _scored(
+    request: CompareRequest,
+    loaded: LoadedModel,
+    models: dict[str, Any],
+    found: Comparison,
+    session: Session,
+    stage: _Stage,
+) -> Comparison:
+    """The same with every engine's score. The dense one is of the session: no plan changes it."""
+    held = held_out(loaded, request.samples, request.seed)
+    span = 0.5 / len(found.runs)
+
+    def score(index: int, name: str) -> Metric:
+        words = f"Scoring {name} on {held.words}"
+        return held.score(models[name], lambda share: stage.begin(words, 0.5 + span * (index + share)))
+
+    runs = []
+    for index, run in enumerate(found.runs):
+        make = functools.partial(score, index, run.engine)
+        dense = run.engine == "dense"
+        metric = session.dense_score(loaded, request.samples, request.seed, make) if dense else make()
+        runs.append(dataclasses.replace(run, metric=metric))
+    return dataclasses.replace(found, runs=tuple(runs))
 
 
 def model_info(loaded: LoadedModel) -> ModelInfo:
@@ -231,8 +262,3 @@ def _check_fits(
 
 def _what(request: CompareRequest) -> str:
     return f"batch {request.batch} x {request.seq} tokens of {request.model}"
-
-
-def _score(held: HeldOut, model: Any, name: str, stage: _Stage, start: float, span: float) -> Metric:
-    words = f"Scoring {name} on {held.words}"
-    return held.score(model, lambda share: stage.begin(words, start + span * share))

@@ -12,7 +12,7 @@ from flashsvd.engines.build import weight_bytes
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel, load, pick_device, pick_dtype
 from flashsvd.progress import Progress
-from flashsvd.results import OWN_TEXT, Calibration
+from flashsvd.results import OWN_TEXT, Calibration, Metric
 from flashsvd.spectra import Spectra, compute
 
 
@@ -69,6 +69,12 @@ class Session:
 
         looked_at = (str(calibration),) if chosen.needs else ()
         return self._get(("spectra", *_key(loaded), chosen.spec, *looked_at), make, _spectra_bytes), computed
+
+    def dense_score(
+        self, loaded: LoadedModel, samples: int | None, seed: int, make: Callable[[], Metric]
+    ) -> Metric:
+        """The dense model's score on its own held-out set, which no plan changes: made once."""
+        return self._get(("score", *_key(loaded), str(samples), str(seed)), make, lambda _: 0)
 
     def _get(self, key: tuple[str, ...], make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         if key in self._kept:

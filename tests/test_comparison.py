@@ -10,6 +10,8 @@ import torch
 from flashsvd.compare import compare
 from flashsvd.curve import score_curve
 from flashsvd.errors import Cancelled, FlashSVDError, InputError, ModelError, OutOfMemoryError, PlanError
+from flashsvd.evaluation.held_out import Pieces
+from flashsvd.jobs.kinds.compare import KIND
 from flashsvd.models.load import load
 from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, Comparison, CurveRequest, PlanChoice, to_json
@@ -54,6 +56,39 @@ def test_the_json_has_the_documented_keys(result: Comparison) -> None:
         } <= set(run)
         assert set(run["latency_ms"]) == {"p20", "p50", "p80"}
         assert {"name", "value", "n", "low", "high"} <= set(run["metric"])
+
+
+def test_all_but_the_scores_comes_first_and_goes_through_plain_data(request_: CompareRequest) -> None:
+    session, seen, parts = Session(), [], []
+    result = compare(request_, session, early=seen.append)
+    (early,) = seen
+    assert [run.metric for run in early.runs] == [None, None, None]
+    with_scores = [replace(one, metric=two.metric) for one, two in zip(early.runs, result.runs, strict=True)]
+    assert replace(early, runs=tuple(with_scores)) == result
+    KIND.run(request_, session, lambda *_: None, lambda part: parts.append(json.loads(json.dumps(part))))
+    (read,) = map(KIND.part, parts)
+    assert [run.engine for run in read.runs] == ["dense", "lowrank", "flash"] and read.plan == result.plan
+    for run, other in zip(read.runs, result.runs, strict=True):
+        assert run.timeline["bytes"].tolist() == other.timeline["bytes"].tolist()
+        assert run.timeline["category"].tolist() == other.timeline["category"].tolist()
+
+
+def test_the_dense_model_is_scored_once_for_all_plans(
+    request_: CompareRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[object] = []
+    whole = Pieces.score
+    monkeypatch.setattr(
+        Pieces, "score", lambda self, model, tell=None: (scored.append(model), whole(self, model, tell))[1]
+    )
+    session = Session()
+    first = compare(request_, session)
+    second = compare(replace(request_, choice=PlanChoice(keep=0.3)), session)
+    assert len(scored) == 3 + 2
+    assert first.runs[0].metric == second.runs[0].metric and first.runs[1].metric != second.runs[1].metric
+    # Another draw of pieces is another score.
+    compare(replace(request_, seed=5), session)
+    assert len(scored) == 3 + 2 + 3
 
 
 def test_one_engine_alone_is_still_checked_against_lowrank(request_: CompareRequest) -> None:

@@ -48,7 +48,7 @@ def numbers(look: Look) -> None:
         return
     markup.sentence(sentence(result), look.evidence.comparison_badge)
     honest(look)
-    markup.cards(cards(result))
+    markup.cards(cards(result, scoring=look.evidence.scoring))
 
 
 def memory(look: Look, height: int) -> None:

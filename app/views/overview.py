@@ -34,7 +34,7 @@ def render(settings: Settings, evidence: Evidence) -> None:
         if evidence.plan is not None:
             line += f" Your plan keeps {predicted(evidence.plan, None)} (PREDICTED)."
         markup.notice(line)
-    markup.cards(cards(result))
+    markup.cards(cards(result, scoring=evidence.scoring))
     left, right = st.columns([65, 35], gap="small")
     with left, st.container(key="panel_timeline", height="stretch"):
         _timeline(result, evidence)

@@ -165,7 +165,7 @@ def _measured(evidence: Evidence) -> None:
     if result is None or not evidence.current:
         markup.muted("Not run yet with these settings.", "fs-foot")
         return
-    peak, latency, score, _ = cards(result)
+    peak, latency, score, _ = cards(result, scoring=evidence.scoring)
     wrong = red_gate(result)
     if wrong:
         markup.notice(wrong, error=True)

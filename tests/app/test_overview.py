@@ -163,6 +163,24 @@ def test_the_curve_is_computed_live_with_points_as_they_come(open_app: Open, des
     assert len(desk.store.results) == 1
 
 
+def test_what_a_run_has_measured_is_on_screen_while_its_scores_are_to_come(
+    open_app: Open, desk: Desk
+) -> None:
+    at = open_app(batch="4")
+    at.button(key="run_live").click().run()
+    answer = fakes.answer(desk.jobs.requests["job0"])
+    unscored = tuple(dataclasses.replace(run, metric=None) for run in answer.runs)
+    desk.jobs.points = [dataclasses.replace(answer, runs=unscored)]  # type: ignore[list-item]
+    at.run()
+    assert (
+        "LIVE" in html(at) and "scoring…" in html(at) and "77.0 ms" in html(at) and "Shown:" not in html(at)
+    )
+    assert not desk.store.results
+    desk.jobs.finish("job0")
+    at.run()
+    assert "LIVE" in html(at) and "scoring…" not in html(at) and "80.1" in html(at)
+
+
 def test_two_tabs_do_not_see_each_other(open_app: Open, desk: Desk) -> None:
     one, two = open_app(), open_app()
     one.sidebar.slider(key="w_keep").set_value(20).run()
