@@ -12,17 +12,19 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from app.components import markup  # noqa: E402
-from app.pages import views  # noqa: E402
-
 st.set_page_config(
     page_title="FlashSVD Workbench", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide"
 )
+# A hidden chart, before anything here imports pandas: the browser fetches and parses its 4.7 MB of plotly meanwhile.
+with st.container(key="preload"):
+    st.html("<style>.st-key-preload { display: none }</style>")
+    st.plotly_chart({"data": [{"y": [0]}], "layout": {}}, key="preload_chart")
+
+from app.components import markup  # noqa: E402
+from app.pages import views  # noqa: E402
+
 markup.style()
 markup.brand()
-# A hidden chart: the browser fetches and parses its 4.7 MB of plotly while this process still imports.
-with st.container(key="preload"):
-    st.plotly_chart({"data": [{"y": [0]}], "layout": {}}, key="preload_chart")
 shown = st.navigation(
     [st.Page(view.path, title=view.title, default=view.name == "overview") for view in views()],
     position="top",
