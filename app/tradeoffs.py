@@ -112,7 +112,7 @@ def _stored(settings: Settings) -> _Stored:
     key = (settings.model, settings.batch, settings.seq, settings.dtype)
     cache = st.session_state.setdefault("stored_tradeoffs", {})
     if key not in cache:
-        from flashsvd.store import Wanted
+        from flashsvd.runs.rows import Wanted
 
         store = services.store()
         rows = store.rows(_MOST_STORED, Wanted(model=settings.model))

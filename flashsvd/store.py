@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,129 +20,13 @@ from flashsvd.errors import InputError
 from flashsvd.paths import home
 from flashsvd.recording import comparison_from_json
 from flashsvd.results import TIMELINE_COLUMNS, Comparison, Curve, from_json, to_json
-from flashsvd.runs.facts import facts_of
-
-_VERSION = 3
-_VERSION_1 = (
-    """CREATE TABLE runs (
-    id INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL,
-    created TEXT NOT NULL,
-    model TEXT NOT NULL,
-    method TEXT NOT NULL,
-    keep REAL,
-    machine TEXT NOT NULL,
-    result TEXT NOT NULL
-)""",
-    "CREATE INDEX runs_by_model ON runs (kind, model, id)",
-    """CREATE TABLE timelines (
-    run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
-    engine TEXT NOT NULL,
-    events BLOB NOT NULL,
-    PRIMARY KEY (run, engine)
-)""",
-)
-# A table of its own: columns added behind `result` would be read through all of its pages.
-_VERSION_2 = (
-    """CREATE TABLE entries (
-    run INTEGER PRIMARY KEY REFERENCES runs (id) ON DELETE CASCADE,
-    name TEXT NOT NULL DEFAULT '',
-    pinned INTEGER NOT NULL DEFAULT 0,
-    deleted_at TEXT,
-    digest TEXT NOT NULL,
-    engine TEXT NOT NULL,
-    batch INTEGER,
-    seq INTEGER,
-    dtype TEXT NOT NULL,
-    peak_bytes INTEGER,
-    median_ms REAL,
-    dense_peak_bytes INTEGER,
-    dense_ms REAL,
-    metric TEXT NOT NULL,
-    score REAL,
-    lower_is_better INTEGER NOT NULL,
-    samples INTEGER,
-    checked INTEGER,
-    points INTEGER
-)""",
-    "CREATE INDEX entries_by_digest ON entries (digest)",
-)
-_VERSION_3 = (
-    "CREATE TABLE costs (id INTEGER PRIMARY KEY, model TEXT NOT NULL, result TEXT NOT NULL)",
-    "CREATE INDEX costs_by_model ON costs (model, id)",
-)
-_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
-"""What makes version n + 1 of version n."""
+from flashsvd.runs.rows import COLUMNS, ORDERS, TEXT, RunRow, Wanted, clean_name, row_of
+from flashsvd.runs.schema import MISSING, STEPS, VERSION, enter, enter_missing, version_of
 
 PURGE_DAYS = 30
 MOST_COSTS = 50
 """Tables of costs that are kept of a model; older ones go."""
-LONGEST_NAME = 80
 _WAIT_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """One line of the list of runs. Numbers are of `engine`, bytes and milliseconds; those of a curve are None."""
-
-    id: int
-    kind: str
-    created: str
-    model: str
-    method: str
-    keep: float | None
-    machine: str
-    name: str
-    pinned: bool
-    deleted_at: str | None
-    digest: str
-    engine: str
-    batch: int | None
-    seq: int | None
-    dtype: str
-    peak_bytes: int | None
-    median_ms: float | None
-    dense_peak_bytes: int | None
-    dense_ms: float | None
-    metric: str
-    score: float | None
-    lower_is_better: bool
-    samples: int | None
-    checked: bool | None
-    points: int | None
-
-    @property
-    def title(self) -> str:
-        """Its number, and its name or what it ran."""
-        kept = "" if self.keep is None else f" {100 * self.keep:.0f} %"
-        return f"#{self.id} " + (self.name or f"{self.model} {self.method}{kept}")
-
-
-ORDERS = {
-    "newest": "runs.id DESC",
-    "oldest": "runs.id",
-    "least memory": "peak_bytes IS NULL, peak_bytes, runs.id DESC",
-    "fastest": "median_ms IS NULL, median_ms, runs.id DESC",
-    "best score": "score IS NULL, metric, CASE WHEN lower_is_better THEN score ELSE -score END, runs.id DESC",
-    "smallest keep": "keep IS NULL, keep, runs.id DESC",
-    "name": "name = '', name COLLATE NOCASE, model, runs.id DESC",
-}
-"""How a list can be sorted; pinned runs come first in each."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which runs a list shows: None is any. text: words that must all occur in the name, model, method, machine,
-    precision or number. deleted: those that wait to be purged instead of all others.
-    """
-
-    model: str | None = None
-    method: str | None = None
-    machine: str | None = None
-    kind: str | None = None
-    text: str = ""
-    deleted: bool = False
-    order: str = "newest"
 
 
 class RunStore:
@@ -168,10 +50,10 @@ class RunStore:
                 "set FLASHSVD_HOME to a folder that can be written to"
             ) from None
         with self._open() as connection:
-            version = _version(connection)
-        if version > _VERSION:
-            raise InputError(f"{self.path} is of version {version}, this program reads {_VERSION}: update it")
-        if version < _VERSION:
+            version = version_of(connection)
+        if version > VERSION:
+            raise InputError(f"{self.path} is of version {version}, this program reads {VERSION}: update it")
+        if version < VERSION:
             self._upgrade()
         self._ready = True
 
@@ -179,17 +61,17 @@ class RunStore:
         self._use_wal()
         with self._open(write=True) as connection:
             # Another process may have done it while this one waited for the lock.
-            version = _version(connection)
+            version = version_of(connection)
             if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
                 raise InputError(
                     f"{self.path} is not a run store (it holds other tables): move it away to start a new one"
                 )
-            for step in _STEPS[version:_VERSION]:
+            for step in STEPS[version:VERSION]:
                 for statement in step:
                     connection.execute(statement)
-            if version < _VERSION:
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-                _enter_missing(connection)
+            if version < VERSION:
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+                enter_missing(connection)
 
     def _use_wal(self) -> None:
         # SQLite does not wait for a lock here as it does elsewhere.
@@ -221,7 +103,7 @@ class RunStore:
             connection.executemany(
                 "INSERT INTO timelines VALUES (?, ?, ?)", [(number, *pair) for pair in timelines]
             )
-            _enter(connection, number, kind, data, clean_name(name), pinned)
+            enter(connection, number, kind, data, clean_name(name), pinned)
         return number
 
     def add_costs(self, table: CostTable) -> None:
@@ -299,7 +181,7 @@ class RunStore:
                 where.append(f"{column} = ?")
                 values.append(value)
         for word in wanted.text[:1000].split()[:20]:
-            where.append(_TEXT + r" LIKE ? ESCAPE '\'")
+            where.append(TEXT + r" LIKE ? ESCAPE '\'")
             values.append("%" + word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%")
         return self._rows(" AND ".join(where), tuple(values), f"pinned DESC, {ORDERS[wanted.order]}", limit)
 
@@ -350,25 +232,25 @@ class RunStore:
 
     def _set(self, numbers: Iterable[int], change: str, value: Any) -> None:
         with self._open(write=True) as connection:
-            _enter_missing(connection)
+            enter_missing(connection)
             connection.executemany(
                 f"UPDATE entries SET {change} WHERE run = ?", [(value, int(number)) for number in numbers]
             )
 
     def _rows(self, where: str, values: Sequence[Any], order: str, limit: int) -> list[RunRow]:
         with self._open() as connection:
-            missing = connection.execute(f"SELECT 1 {_MISSING} LIMIT 1").fetchone()
+            missing = connection.execute(f"SELECT 1 {MISSING} LIMIT 1").fetchone()
         if missing:
             # A program of version 1 that still runs adds runs without entries.
             with self._open(write=True) as connection:
-                _enter_missing(connection)
+                enter_missing(connection)
         with self._open() as connection:
             found = connection.execute(
-                f"SELECT {', '.join(_COLUMNS)} FROM runs JOIN entries ON run = runs.id WHERE {where} "
+                f"SELECT {', '.join(COLUMNS)} FROM runs JOIN entries ON run = runs.id WHERE {where} "
                 f"ORDER BY {order} LIMIT ?",
                 (*values, limit),
             ).fetchall()
-        return [_row(values) for values in found]
+        return [row_of(values) for values in found]
 
     @contextlib.contextmanager
     def _open(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
@@ -398,54 +280,6 @@ class RunStore:
             raise InputError(
                 f"{self.path} is not a run store ({error}): move it away to start a new one"
             ) from None
-
-
-_COLUMNS = tuple(item.name for item in dataclasses.fields(RunRow))
-_MISSING = "FROM runs LEFT JOIN entries ON run = id WHERE run IS NULL"
-_TEXT = "name || ' ' || model || ' ' || method || ' ' || machine || ' ' || dtype || ' ' || kind || ' #' || runs.id"
-
-
-def clean_name(name: str) -> str:
-    """A name on one line, without what cannot be seen, cut to LONGEST_NAME.
-
-    >>> clean_name("  best\\n of\\tten ")
-    'best of ten'
-    """
-    words = "".join(letter if letter.isprintable() else " " for letter in name[:1000]).split()
-    return " ".join(words)[:LONGEST_NAME].rstrip()
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _enter_missing(connection: sqlite3.Connection) -> None:
-    """Writes the list's side of runs that have none."""
-    numbers = [number for (number,) in connection.execute(f"SELECT id {_MISSING}").fetchall()]
-    for number in numbers:
-        kind, result = connection.execute("SELECT kind, result FROM runs WHERE id = ?", (number,)).fetchone()
-        try:
-            data = json.loads(result)
-        except ValueError:
-            data = {}
-        _enter(connection, number, kind, data if isinstance(data, dict) else {}, "", False)
-
-
-def _enter(
-    connection: sqlite3.Connection, number: int, kind: str, data: dict[str, Any], name: str, pinned: bool
-) -> None:
-    entry = {"run": number, "name": name, "pinned": pinned, **dataclasses.asdict(facts_of(kind, data))}
-    connection.execute(
-        f"INSERT INTO entries ({', '.join(entry)}) VALUES ({', '.join('?' * len(entry))})",
-        tuple(entry.values()),
-    )
-
-
-def _row(values: Sequence[Any]) -> RunRow:
-    found = dict(zip(_COLUMNS, values, strict=True))
-    for flag in ("pinned", "lower_is_better", "checked"):
-        found[flag] = None if found[flag] is None else bool(found[flag])
-    return RunRow(**found)
 
 
 def _to_parquet(frame: pd.DataFrame) -> bytes:

@@ -12,7 +12,8 @@ from app.choices import Choices
 from app.components import markup, run_words
 from flashsvd.errors import FlashSVDError, InputError
 from flashsvd.methods import methods
-from flashsvd.store import LONGEST_NAME, PURGE_DAYS, RunRow, Wanted
+from flashsvd.runs.rows import LONGEST_NAME, RunRow, Wanted
+from flashsvd.store import PURGE_DAYS
 
 _LARGEST_INPUT = 65_536
 

@@ -19,6 +19,7 @@ from flashsvd.figures.runs_ranks import runs_ranks
 from flashsvd.results import Comparison, Curve, EngineRun
 from flashsvd.runs.facts import main_engine
 from flashsvd.runs.html import number_table, other_scores
+from flashsvd.runs.rows import RunRow
 from flashsvd.side_by_side import (
     by_layer_and_op,
     incomparable,
@@ -26,7 +27,7 @@ from flashsvd.side_by_side import (
     rank_cells,
     shared_engines,
 )
-from flashsvd.store import RunRow, RunStore
+from flashsvd.store import RunStore
 
 _BELOW = ("latency", "ranks")
 _BESIDE = ("numbers", "ops")

@@ -10,7 +10,8 @@ from app import services
 from app.components import markup
 from flashsvd.errors import FlashSVDError
 from flashsvd.runs import export, importing
-from flashsvd.store import RunRow, RunStore
+from flashsvd.runs.rows import RunRow
+from flashsvd.store import RunStore
 
 _MOST_EXPORTED = 500
 

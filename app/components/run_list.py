@@ -14,7 +14,8 @@ from app.choices import Choices
 from app.components import markup, queue, run_actions, run_files
 from app.components.run_words import input_words, score_words
 from flashsvd.figures.theme import MIB
-from flashsvd.store import ORDERS, PURGE_DAYS, RunRow, RunStore, Wanted
+from flashsvd.runs.rows import ORDERS, RunRow, Wanted
+from flashsvd.store import PURGE_DAYS, RunStore
 
 MOST_ROWS = 5000
 _ANY = "all"

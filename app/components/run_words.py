@@ -8,8 +8,8 @@ from app.evidence import Badge
 from app.words import Segment, count, milliseconds, percent, when
 from flashsvd.errors import format_bytes
 from flashsvd.results import Metric
+from flashsvd.runs.rows import RunRow
 from flashsvd.side_by_side import NumberRow
-from flashsvd.store import RunRow
 
 
 def badge_of(row: RunRow) -> Badge:

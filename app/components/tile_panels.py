@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
@@ -11,38 +10,20 @@ import streamlit as st
 
 from app import choices, work
 from app.components import charts, jobs, markup
-from app.evidence import Badge
+from app.tile_subject import Subject
 from flashsvd.errors import format_bytes
 from flashsvd.figures.tiles_occupancy import occupancy_bars, waves_words
 from flashsvd.figures.tiles_program import program_tiles, role_colours
 from flashsvd.figures.tiles_stairs import staircase
 from flashsvd.gpus import GPUS, gpu
-from flashsvd.onchip.calls import KERNELS, KernelCall, most_rank
+from flashsvd.onchip.calls import KERNELS, most_rank
 from flashsvd.onchip.compiled import Compiled, exact
 from flashsvd.onchip.fullness import frame, fullness
 from flashsvd.onchip.programs import moment, programs, steps
 from flashsvd.onchip.request import CompileRequest
 from flashsvd.onchip.stairs import sentence, stairs
 
-Find = Callable[[KernelCall, str], Compiled | None]
-
 _LEAST_STAIRS = 2
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What the panels are about: a call, the rank that the plan asks for, a GPU, and where compiled rows come from."""
-
-    call: KernelCall
-    rank: int
-    gpu: str
-    find: Find
-    badge: Badge
-    default_gpu: str = "H200"
-
-    @property
-    def row(self) -> Compiled | None:
-        return self.find(self.call, self.gpu)
 
 
 def gpu_picker(current: str, default: str) -> None:

@@ -18,8 +18,9 @@ from flashsvd.figures.runs_memory import runs_memory
 from flashsvd.results import Comparison, Curve
 from flashsvd.runs.facts import main_engine
 from flashsvd.runs.html import html_table, number_table, other_scores
+from flashsvd.runs.rows import RunRow
 from flashsvd.side_by_side import incomparable, numbers, shared_engines
-from flashsvd.store import RunRow, RunStore
+from flashsvd.store import RunStore
 
 _LISTED = 8
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import streamlit as st
-
 from app.components import markup, slide_parts
 from app.components.slide_parts import Look
-from app.components.tile_panels import Subject, request_of
-from app.evidence import Badge
+from app.components.tile_panels import request_of
+from app.tile_subject import Subject, layer_kernels
 from app.words import Segment, article
 from flashsvd.errors import FlashSVDError
 from flashsvd.figures.tiles_occupancy import occupancy_bars, waves_words
-from flashsvd.gpus import GPUS, gpu_of_device
-from flashsvd.onchip.calls import KERNELS, KernelCall, asked_rank, calls_of
-from flashsvd.onchip.compiled import Compiled, shipped
+from flashsvd.onchip.calls import KERNELS
 from flashsvd.onchip.fullness import Fullness, frame, fullness
-from flashsvd.onchip.request import CompiledCalls, CompileRequest
+from flashsvd.onchip.request import CompileRequest
 from flashsvd.onchip.stairs import sentence, stair_at
 
 _FACTOR = 1.5
-_DEFAULT_GPU = "H200"
 
 
 def show(look: Look) -> None:
@@ -58,46 +50,9 @@ def wanted(look: Look) -> CompileRequest | None:
 
 def _subject(look: Look) -> Subject | str:
     """What was chosen on the page Tiles, or why there is nothing to choose."""
-    plan, settings, said = look.evidence.plan, look.settings, look.said
-    assert plan is not None
-    layers = tuple(str(number) for number in range(1, len(plan.shape.layers) + 1))
-    layer = int(said.chosen("tiles_layer", layers, "1")) - 1
-    calls = calls_of(plan, layer, settings.batch, settings.seq, settings.dtype)
-    known = {name: call for name, call in calls.items() if isinstance(call, KernelCall)}
-    if not known:
-        return f"{KERNELS['ffn'].title}: {calls['ffn']}."
-    kernel = said.chosen("tiles_kernel", tuple(known), next(iter(known)))
-    call = known[kernel]
-    default = _default_gpu(look)
-    name = said.chosen("tiles_gpu", tuple(one.name for one in GPUS), default)
-    table, mine = shipped(), _of_tab()
-
-    def find(call: KernelCall, gpu: str) -> Compiled | None:
-        return mine.get((call, gpu)) or table.find(call, gpu)
-
-    here = mine.get((call, name))
-    badge = Badge(
-        "COMPILED", f"here, by Triton {here.triton}" if here else f"by Triton {table.manifest.triton}"
-    )
-    return Subject(call, asked_rank(plan, layer, kernel), name, find, badge, default)
-
-
-def _of_tab() -> Mapping[tuple[KernelCall, str], Compiled]:
-    """What this tab compiled."""
-    results: Mapping[Any, Any] = st.session_state.get("results", {})
-    return {
-        (row.call, row.gpu): row
-        for result in results.values()
-        if isinstance(result, CompiledCalls)
-        for row in result.rows
-    }
-
-
-def _default_gpu(look: Look) -> str:
-    result = look.evidence.comparison
-    device = result.machine.accelerator if result is not None else None
-    found = gpu_of_device(device) if device else None
-    return found.name if found else _DEFAULT_GPU
+    assert look.evidence.plan is not None
+    kernels = layer_kernels(look.evidence.plan, look.settings, look.evidence, look.said)
+    return kernels.subject or kernels.refusals
 
 
 def _sentence(title: str, row: Fullness) -> list[Segment]:

@@ -15,7 +15,7 @@ from flashsvd.errors import InputError
 
 if TYPE_CHECKING:
     from flashsvd.runs.export import Kept
-    from flashsvd.store import RunRow
+    from flashsvd.runs.rows import RunRow
 
 _MOST = 5000
 
@@ -38,7 +38,8 @@ def runs(
 ) -> None:
     """List the runs that the app and the commands have kept, write them to a file, or take a file in."""
     from flashsvd.runs.importing import MAX_BYTES, import_runs
-    from flashsvd.store import RunStore, Wanted
+    from flashsvd.runs.rows import Wanted
+    from flashsvd.store import RunStore
 
     store = RunStore()
     if take is not None:

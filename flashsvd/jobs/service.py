@@ -4,58 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from flashsvd.errors import FlashSVDError, format_bytes
-from flashsvd.jobs.kind import Kind
+from flashsvd.jobs.cluster import own_cluster
+from flashsvd.jobs.job import Job, status_of
 from flashsvd.jobs.kinds import kind_of
 from flashsvd.jobs.limits import MEMORY_VARIABLE, OWN_LIMITS, SECONDS_VARIABLE, Limits
 from flashsvd.jobs.pieces import Piece, Pieces
 from flashsvd.jobs.status import JobStatus, QueuedJob, State
 from flashsvd.results import Machine
-from flashsvd.threads import ARITHMETIC_VARIABLE, SPIN_COUNT, SPIN_VARIABLE, WORKER_VARIABLE
 
 _CANCEL_SECONDS = 10.0
 _RESTART_SECONDS = 60.0
 _WATCH_SECONDS = 1.0
-_LEAST_SHARE = 0.05
-"""Of a job's progress, before which it says nothing of how long the rest takes."""
 _KEPT_JOBS = 200
-
-
-_NO_SPILLING = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{name}": "False" for name in ("TARGET", "SPILL", "PAUSE")}
-"""Up to its limit of memory a worker is left alone: it holds models, which cannot be written out and read again."""
-
-
-@dataclass
-class _Job:
-    id: str
-    kind: Kind
-    request: Any
-    created: float = field(default_factory=time.monotonic)
-    started: float | None = None
-    ended: float | None = None
-    stage: str = "Waiting"
-    share: float = 0.0
-    state: State = "starting"
-    error: str | None = None
-    result: Any = None
-    parts: list[Any] = field(default_factory=list)
-    pieces: Pieces = field(default_factory=Pieces)
-    cancel_at: float | None = None
-    over: str | None = None
-    sent_again: bool = False
-    warning: str | None = None
-
-    @property
-    def active(self) -> bool:
-        return self.state in ("starting", "queued", "running")
 
 
 class JobService:
@@ -86,7 +53,7 @@ class JobService:
         self._wanted = threading.Event()
         self._on_result = on_result
         self._lock = threading.RLock()
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._machines: tuple[Machine, ...] = ()
         self._client: Any = None
         self._cluster: Any = None
@@ -100,7 +67,7 @@ class JobService:
 
     def submit(self, request: Any) -> str:
         """Queues a request of any kind (`flashsvd.jobs.kinds`); returns the job's id."""
-        job = _Job(uuid.uuid4().hex[:12], kind_of(request), request)
+        job = Job(uuid.uuid4().hex[:12], kind_of(request), request)
         with self._lock:
             self._jobs[job.id] = job
             self._wanted.set()
@@ -119,13 +86,17 @@ class JobService:
                 return JobStatus(
                     job_id, "", "failed", "", 0.0, 0, "this job is not known here any more: run it again", 0.0
                 )
-            return self._status(job)
+            return status_of(job, self._jobs.values(), self._typical)
 
     def queue(self) -> list[QueuedJob]:
         """Every job that has not ended, whoever submitted it, in the order in which they run."""
         with self._lock:
             return [
-                QueuedJob(job.kind.title, str(getattr(job.request, "model", "")), self._status(job))
+                QueuedJob(
+                    job.kind.title,
+                    str(getattr(job.request, "model", "")),
+                    status_of(job, self._jobs.values(), self._typical),
+                )
                 for job in self._jobs.values()
                 if job.active
             ]
@@ -189,51 +160,19 @@ class JobService:
 
     # Behind it
 
-    def _status(self, job: _Job) -> JobStatus:
-        ahead = sum(other.active and other.created < job.created for other in self._jobs.values())
-        seconds = (job.ended or time.monotonic()) - (job.started or job.created)
-        return JobStatus(
-            job.id,
-            job.kind.name,
-            job.state,
-            job.stage,
-            job.share,
-            ahead,
-            job.error,
-            seconds,
-            job.warning,
-            self._left(job),
-        )
-
     def _start(self) -> None:
         self._wanted.wait(self._idle_seconds)
         if self._closed.is_set():
             return
         try:
             from distributed import Client
-            from distributed.deploy.subprocess import SubprocessCluster
 
             from flashsvd.jobs.tasks import TOPIC, WorkerState, warm
 
             logging.getLogger("distributed").setLevel(logging.ERROR)
             target: Any = self._address
             if target is None:
-                # One failure is enough: a job that killed its worker is not given a second one.
-                target = self._cluster = SubprocessCluster(
-                    n_workers=1,
-                    threads_per_worker=1,
-                    dashboard_address=None,  # type: ignore[arg-type]
-                    scheduler_kwargs={"allowed_failures": 0, "dashboard": False},
-                    worker_kwargs={
-                        "memory_limit": self._limits.memory_bytes or 0,
-                        "dashboard": False,
-                        "env": {
-                            **_NO_SPILLING,
-                            SPIN_VARIABLE: os.environ.get(SPIN_VARIABLE, SPIN_COUNT),
-                            WORKER_VARIABLE: os.environ.get(ARITHMETIC_VARIABLE, ""),
-                        },
-                    },
-                )
+                target = self._cluster = own_cluster(self._limits)
             client = Client(target, timeout=60, set_as_default=False)
             client.register_plugin(WorkerState())
             client.subscribe_topic(TOPIC, self._hear)
@@ -260,7 +199,7 @@ class JobService:
                         if job.active:
                             self._end(job, "failed", error=self._broken)
 
-    def _send(self, job: _Job) -> None:
+    def _send(self, job: Job) -> None:
         from flashsvd.jobs.tasks import run_job
 
         job.state = "queued"
@@ -274,7 +213,7 @@ class JobService:
                 self._submit(job, pieces, piece, "", run_job, job.id, piece.request)
 
     def _submit(
-        self, job: _Job, pieces: Pieces, piece: Piece, ending: str, task: Callable[..., Any], *arguments: Any
+        self, job: Job, pieces: Pieces, piece: Piece, ending: str, task: Callable[..., Any], *arguments: Any
     ) -> None:
         piece.future = self._client.submit(task, *arguments, key=f"job-{job.id}{ending}", pure=False)
         piece.future.add_done_callback(lambda future: self._ended(job, pieces, piece, future))
@@ -296,7 +235,7 @@ class JobService:
             if job.cancel_at is None:
                 job.stage = job.pieces.words(message["stage"])
 
-    def _ended(self, job: _Job, pieces: Pieces, piece: Piece, future: Any) -> None:
+    def _ended(self, job: Job, pieces: Pieces, piece: Piece, future: Any) -> None:
         """One task has ended; with the last of them the job has, and with the first that fails."""
         from flashsvd.jobs.tasks import Failure, join_job
 
@@ -330,7 +269,7 @@ class JobService:
                 return
         self._finished(job, result, error)
 
-    def _finished(self, job: _Job, result: Any, error: BaseException | None) -> None:
+    def _finished(self, job: Job, result: Any, error: BaseException | None) -> None:
         from flashsvd.jobs.tasks import Failure
 
         warning = None
@@ -365,7 +304,7 @@ class JobService:
             else:
                 self._end(job, "failed", error=f"the run failed: {error}")
 
-    def _was_elsewhere(self, job: _Job, error: BaseException | None) -> bool:
+    def _was_elsewhere(self, job: Job, error: BaseException | None) -> bool:
         """Whether a job fell with a worker that was restarted for the sake of another."""
         killed = type(error).__name__ == "KilledWorker"
         return killed and not job.sent_again and time.monotonic() - self._restarted < _RESTART_SECONDS
@@ -374,26 +313,11 @@ class JobService:
         limit = self._limits.memory_bytes
         return "" if limit is None else f" (it may take {format_bytes(limit)}, by {MEMORY_VARIABLE})"
 
-    def _end(self, job: _Job, state: State, error: str | None = None) -> None:
+    def _end(self, job: Job, state: State, error: str | None = None) -> None:
         job.state, job.error, job.ended, job.pieces = state, error, time.monotonic(), Pieces()
         job.stage = {"done": "Done", "cancelled": "Cancelled"}.get(state, "Failed")
         if state == "done" and job.started is not None:
             self._typical[job.kind.name] = job.ended - job.started
-
-    def _left(self, job: _Job) -> float | None:
-        """Seconds until a job is done, with those before it: by its progress, or as long as the last of its kind."""
-        if not job.active:
-            return None
-        before = [other for other in self._jobs.values() if other.active and other.created < job.created]
-        parts = [self._alone(one) for one in (*before, job)]
-        return None if None in parts else sum(part for part in parts if part is not None)
-
-    def _alone(self, job: _Job) -> float | None:
-        passed = 0.0 if job.started is None else time.monotonic() - job.started
-        if job.state == "running" and job.share >= _LEAST_SHARE:
-            return passed * (1 - job.share) / job.share
-        typical = self._typical.get(job.kind.name)
-        return None if typical is None else max(0.0, typical - passed)
 
     def _watch(self) -> None:
         """Looks after jobs, also where nobody asks for them any more."""
@@ -403,7 +327,7 @@ class JobService:
                     self._stop_if_over(job)
                     self._unstick(job)
 
-    def _stop_if_over(self, job: _Job) -> None:
+    def _stop_if_over(self, job: Job) -> None:
         """A job that runs longer than it may is cancelled, and says so."""
         limit = self._limits.seconds
         if (
@@ -420,7 +344,7 @@ class JobService:
         job.stage, job.cancel_at = "Stopping", time.monotonic()
         _stop(self._client, job.id, job.pieces.waiting())
 
-    def _unstick(self, job: _Job) -> None:
+    def _unstick(self, job: Job) -> None:
         """A job that does not hear its cancel loses its worker."""
         if job.state == "running" and job.cancel_at and time.monotonic() - job.cancel_at > _CANCEL_SECONDS:
             if job.over is not None:

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from flashsvd.results import TIMELINE_COLUMNS, Comparison, Curve, Metric, to_json
-from flashsvd.store import RunRow, RunStore
+from flashsvd.runs.rows import RunRow
+from flashsvd.store import RunStore
 
 FORMAT = "flashsvd-runs/1"
 

@@ -20,7 +20,8 @@ from flashsvd.runs.checking import LARGEST, LONGEST, check_common, check_metric,
 from flashsvd.runs.export import FORMAT
 from flashsvd.runs.facts import digest_of
 from flashsvd.runs.pages import unpacked_bytes
-from flashsvd.store import RunStore, clean_name
+from flashsvd.runs.rows import clean_name
+from flashsvd.store import RunStore
 
 MAX_BYTES = 8 * 2**20
 MAX_UNPACKED_BYTES = 64 * 2**20

@@ -18,7 +18,9 @@ import pytest
 from flashsvd.curve_set import CostTable, PlanCost
 from flashsvd.errors import InputError
 from flashsvd.results import Comparison, Quantiles, to_json
-from flashsvd.store import _VERSION, LONGEST_NAME, MOST_COSTS, ORDERS, PURGE_DAYS, RunStore, Wanted
+from flashsvd.runs.rows import LONGEST_NAME, ORDERS, Wanted
+from flashsvd.runs.schema import VERSION
+from flashsvd.store import MOST_COSTS, PURGE_DAYS, RunStore
 from tests.app import fakes
 from tests.runs import kept
 
@@ -108,7 +110,7 @@ def test_a_store_of_version_1_is_brought_up_to_date_with_all_its_runs(old: Path)
     assert rows[1].checked is True and rows[1].name == "" and not rows[1].pinned
     assert store.get(1) == kept.comparison(0.3) and store.get(2) == kept.comparison(0.6)
     with sqlite3.connect(old) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (_VERSION,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     connection.close()

@@ -1,0 +1,34 @@
+"""The worker process that a service starts for itself."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from flashsvd.jobs.limits import Limits
+from flashsvd.threads import ARITHMETIC_VARIABLE, SPIN_COUNT, SPIN_VARIABLE, WORKER_VARIABLE
+
+_NO_SPILLING = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{name}": "False" for name in ("TARGET", "SPILL", "PAUSE")}
+"""Up to its limit of memory a worker is left alone: it holds models, which cannot be written out and read again."""
+
+
+def own_cluster(limits: Limits) -> Any:
+    """A scheduler and one worker, each a process of its own."""
+    from distributed.deploy.subprocess import SubprocessCluster
+
+    # One failure is enough: a job that killed its worker is not given a second one.
+    return SubprocessCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        dashboard_address=None,  # type: ignore[arg-type]
+        scheduler_kwargs={"allowed_failures": 0, "dashboard": False},
+        worker_kwargs={
+            "memory_limit": limits.memory_bytes or 0,
+            "dashboard": False,
+            "env": {
+                **_NO_SPILLING,
+                SPIN_VARIABLE: os.environ.get(SPIN_VARIABLE, SPIN_COUNT),
+                WORKER_VARIABLE: os.environ.get(ARITHMETIC_VARIABLE, ""),
+            },
+        },
+    )
