@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from app import tradeoff_words
 from app.choices import Choices
 from app.components import charts, markup
 from app.evidence import Badge, Evidence
@@ -18,7 +19,8 @@ from flashsvd.figures import theme
 from flashsvd.figures.curve import curve
 from flashsvd.figures.larger import larger
 from flashsvd.figures.timeline import timeline
-from flashsvd.results import Curve
+from flashsvd.methods import methods
+from flashsvd.results import Curve, EngineRun
 
 FACTOR = 1.45
 """How much larger a slide's figures are than a page's."""
@@ -51,11 +53,21 @@ def numbers(look: Look) -> None:
     markup.cards(cards(result, scoring=look.evidence.scoring))
 
 
-def memory(look: Look, height: int) -> None:
-    """The timeline of what is on screen, `height` as drawn on a page."""
+def chosen_run(look: Look) -> EngineRun:
+    """The engine that was looked at on the page Memory, else flash. There must be a comparison."""
     result = look.evidence.comparison
     assert result is not None
-    run = result.run("flash") or result.runs[-1]
+    names = [run.engine for run in result.runs]
+    default = "flash" if "flash" in names else names[-1]
+    found = result.run(look.said.chosen("memory_engine", names, default))
+    assert found is not None
+    return found
+
+
+def memory(look: Look, height: int) -> None:
+    """The timeline of what is on screen, `height` as drawn on a page."""
+    result, run = look.evidence.comparison, chosen_run(look)
+    assert result is not None
     if run.timeline.empty:
         markup.muted("This run recorded no timeline.")
         return
@@ -79,7 +91,8 @@ def memory(look: Look, height: int) -> None:
 
 def scores(look: Look, result: Curve, badge: Badge) -> None:
     """A curve of the score against keep, with the run on screen where it is of the same method."""
-    markup.sentence([("What the rank costs", False)], badge)
+    titles = {name: method.title for name, method in methods().items()}
+    markup.sentence(tradeoff_words.sentence([result], titles), badge)
     run = look.evidence.comparison
     flash = run.run("flash") if run else None
     same = run is not None and (run.model.name, run.method) == (result.model.name, result.method)

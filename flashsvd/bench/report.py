@@ -13,7 +13,7 @@ from typing import Any
 from flashsvd.bench.decode import DecodeRequest
 from flashsvd.bench.encoder import EncoderRequest
 from flashsvd.bench.prefill import PrefillRequest
-from flashsvd.bench.report_columns import COLUMNS, NONE, RED, ranks_of, size_in_words
+from flashsvd.bench.report_columns import COLUMNS, RED, ranks_of, size_in_words
 from flashsvd.bench.request import ModelRequest
 from flashsvd.bench.rows import wrong_in_words
 from flashsvd.bench.saved import SavedPoint, ranks_in_words, read_points
@@ -144,11 +144,8 @@ def _table(points: Sequence[SavedPoint]) -> str:
     rows = [columns.cells(point) for point in points]
     # Rows that no point was asked for get no column; a point that failed as a whole says nothing of that.
     asked = {row.name for point in points for row in point.point.rows}
-    dropped = {heading for name, heading in columns.timed if asked and name not in asked}
-    silent = zip(columns.headings, *rows, strict=True)
-    dropped |= {
-        heading for heading, *said in silent if heading in columns.after and set(said) == {NONE} and asked
-    }
+    of_rows = (*columns.timed, *((name, heading) for heading, name in columns.alone.items()))
+    dropped = {heading for name, heading in of_rows if asked and name not in asked}
     used = [heading not in dropped for heading in columns.headings]
     cells = [itertools.compress(row, used) for row in (columns.headings, rules, *rows)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)

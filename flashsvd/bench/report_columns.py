@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from flashsvd.bench.rows import Row
@@ -18,13 +18,15 @@ Cell = Callable[[SavedPoint], str]
 @dataclass(frozen=True)
 class Columns:
     """timed: rows whose milliseconds have a column, each with its heading. before and after: the columns on either
-    side, by heading. title: what a table is headed with beside model, dtype and machine. legend: how to read it."""
+    side, by heading. title: what a table is headed with beside model, dtype and machine. legend: how to read it. alone:
+    headings of `after` that say something of one row only, with its name."""
 
     title: str
     before: Mapping[str, Cell]
     timed: Sequence[tuple[str, str]]
     after: Mapping[str, Cell]
     legend: str
+    alone: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -158,6 +160,7 @@ _DECODE = Columns(
     "there is one: launches by the CPU for a token; the time in which the bytes that a token must read could be "
     "copied, over its time; speed-up over transformers with a static cache under torch.compile, and over the dense "
     "weights in the same runtime. generate(): as a caller sees tokens come, on the host's clock.",
+    alone={"dense GiB": "dense", "rank cache GiB": "flash-graph-rank"},
 )
 _PREFILL = Columns(
     title="prefill",

@@ -56,6 +56,21 @@ def test_every_slide_is_of_a_page_and_draws() -> None:
     assert {"tiles", "generate", "roofline", "runs"} <= set(slides())
 
 
+def test_memory_shows_the_engine_of_the_step_against_dense(talk: Talk) -> None:
+    assert "At its peak flash holds <b>" in html(talk("memory")) and "; dense holds <b>" in html(
+        talk("memory")
+    )
+    words = html(talk("memory", memory_engine="lowrank"))
+    assert "At its peak lowrank holds <b>" in words
+    words = html(talk("memory", memory_engine="dense"))
+    assert "At its peak dense holds <b>" in words and "; dense holds" not in words
+
+
+def test_accuracy_says_how_small_the_method_gets(talk: Talk) -> None:
+    at = talk("accuracy")
+    assert "Within 1 point of dense accuracy" in html(at) and shown(at) == ["slide_curve"]
+
+
 def test_tiles_shows_the_kernel_and_the_gpu_of_the_step(talk: Talk) -> None:
     at = talk("tiles", tiles_gpu="L4", tiles_kernel="rank_space")
     words = html(at)

@@ -140,7 +140,7 @@ def test_a_migration_that_fails_leaves_version_1_as_it_was(
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patched:
-        patched.setattr("flashsvd.store._enter_missing", fail)
+        patched.setattr("flashsvd.store.enter_missing", fail)
         with pytest.raises(InputError, match="disk I/O error"):
             RunStore(old)
     with sqlite3.connect(old) as connection:
