@@ -196,7 +196,7 @@ def cards(result: Comparison, *, scoring: bool = False) -> list[Card]:
         _peak(flash, dense),
         _latency(flash, dense),
         Card("Score", "scoring…", "every engine on held-out text, a moment more", "plain", 0.0)
-        if scoring
+        if scoring and (flash.metric is None or dense.metric is None)
         else _score(flash.metric, dense.metric, result.model.trained),
         _parameters(result),
     ]

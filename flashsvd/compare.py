@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -42,8 +42,8 @@ def compare(
 ) -> Comparison:
     """Runs every engine that the request names on one batch, and scores each on the model's held-out set.
 
-    progress: called often, also between layers; may raise Cancelled. early: hears everything but the scores, which
-    take longest, as soon as it is there; not called where there are none to wait for.
+    progress: called often, also between layers; may raise Cancelled. early: hears what is there so far, first all but
+    the scores, which take longest, then with each of them but the last.
 
     Raises:
         InputError, PlanError, ModelError, CheckpointError, DeviceError: see where each is made.
@@ -74,9 +74,10 @@ def compare(
         try:
             found = _measure(request, loaded, plan, models, decompositions, stage)
             if can_score(loaded):
-                if early:
-                    early(found)
-                found = _scored(request, loaded, models, found, session, stage)
+                for scored in _scored(request, loaded, models, found, session, stage):
+                    if early:
+                        early(found)
+                    found = scored
             stage.begin("Done", 1.0)
             return found
         except torch.OutOfMemoryError:
@@ -170,8 +171,9 @@ def _scored(
     found: Comparison,
     session: Session,
     stage: _Stage,
-) -> Comparison:
-    """The same with every engine's score. The dense one is of the session: no plan changes it."""
+) -> Iterator[Comparison]:
+    """The same with one engine's score more each time. The dense one is of the session: no plan changes it. That of
+    low-rank is last: what the factors give, flash has said by then."""
     held = held_out(loaded, request.samples, request.seed)
     span = 0.5 / len(found.runs)
 
@@ -179,13 +181,14 @@ def _scored(
         words = f"Scoring {name} on {held.words}"
         return held.score(models[name], lambda share: stage.begin(words, 0.5 + span * (index + share)))
 
-    runs = []
-    for index, run in enumerate(found.runs):
-        make = functools.partial(score, index, run.engine)
-        dense = run.engine == "dense"
+    names = sorted((run.engine for run in found.runs), key=lambda name: name == "lowrank")
+    for index, name in enumerate(names):
+        make = functools.partial(score, index, name)
+        dense = name == "dense"
         metric = session.dense_score(loaded, request.samples, request.seed, make) if dense else make()
-        runs.append(dataclasses.replace(run, metric=metric))
-    return dataclasses.replace(found, runs=tuple(runs))
+        runs = (dataclasses.replace(run, metric=metric) if run.engine == name else run for run in found.runs)
+        found = dataclasses.replace(found, runs=tuple(runs))
+        yield found
 
 
 def model_info(loaded: LoadedModel) -> ModelInfo:

@@ -72,7 +72,7 @@ def test_no_piece_is_in_both_halves(folder: Path) -> None:
     assert not digests("evaluation.parquet") & digests("calibration.parquet")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_dense_model_scores_what_its_card_says() -> None:
     """On a seeded third of the held-out pieces; the whole set is what the card reports."""
     loaded = load("stdlib-bert")

@@ -32,10 +32,12 @@ def _watch(kind: str, low: bool, place: str) -> None:
     if job is None or now is None or now.state in work.FINISHED:
         # The page settles the job at its top and draws what came out.
         st.rerun()
-    if kind == "compare" and st.session_state.get("early_shown") != job.id and work.early_comparison():
-        # Memory and latency are there: the page shows them while the scores go on.
-        st.session_state["early_shown"] = job.id
-        st.rerun()
+    if kind == "compare" and (early := work.early_comparison()) is not None:
+        # Memory and latency are there, then a score more: the page shows what there is while the run goes on.
+        seen = (job.id, sum(run.metric is not None for run in early.runs))
+        if st.session_state.get("early_shown") != seen:
+            st.session_state["early_shown"] = seen
+            st.rerun()
     bar, stop = st.columns([72, 28], gap="small", wrap=False) if low else (st.container(), st.container())
     bar.progress(min(max(now.fraction, 0.0), 1.0), text=stage_words(now))
     stop.button("Cancel", key=f"cancel_{kind}{place}", on_click=work.cancel, args=(kind,), width="stretch")

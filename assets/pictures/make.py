@@ -60,10 +60,19 @@ def serving() -> Iterator[str]:
 
 
 def settled(page: Any) -> None:
-    """Waits until the page has stopped drawing."""
-    page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')", timeout=60_000)
-    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=60_000)
-    page.wait_for_timeout(600)
+    """Waits until the page has stopped drawing for a second: parts of it come late, and say nothing before."""
+    seen, still_for = -1, 0
+    for _ in range(300):
+        size = page.evaluate(
+            "document.querySelector('[data-testid=stStatusWidget], [data-testid=stSkeleton]') ? -1 "
+            ": document.body.innerHTML.length"
+        )
+        still_for = still_for + 1 if size == seen != -1 else 0
+        if still_for == 5:
+            return
+        seen = size
+        page.wait_for_timeout(200)
+    raise TimeoutError("the page did not stop drawing within a minute")
 
 
 def visit(page: Any, title: str) -> None:

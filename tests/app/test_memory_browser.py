@@ -33,6 +33,8 @@ def opened(tab: Callable[[str], Page]) -> Page:
     )
     page.locator(".st-key-figure_memory_map .nsewdrag").first.wait_for(timeout=60_000)
     says(page, ".st-key-panel_memory_map", "each a band over its life")
+    # The header knows the machine: the page is drawn once more then.
+    page.locator(".st-key-machine").get_by_text("idle").wait_for(timeout=90_000)
     settled(page.locator(".st-key-figure_memory_map .js-plotly-plot .main-svg").first)
     return page
 

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, unquote_plus, urlparse
 
 import pytest
 
+from app.components.rank_grid import canvas_height
 from tests.app.browsing import no_overflow, settled
 
 if TYPE_CHECKING:
@@ -97,6 +98,17 @@ def grid(tab: Callable[..., Page]) -> Grid:
     page = tab("ranks")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     return Grid(page)
+
+
+def test_the_page_keeps_room_for_the_grid_before_it_is_there(grid: Grid) -> None:
+    drawn = grid.canvas.bounding_box()
+    held = grid.page.locator(".st-key-rank_grid").bounding_box()
+    kept = grid.page.locator(".st-key-rank_grid").evaluate(
+        "node => parseFloat(getComputedStyle(node).minHeight)"
+    )
+    assert drawn is not None and held is not None
+    assert drawn["height"] == canvas_height(6)
+    assert kept <= held["height"] <= kept + 8
 
 
 def test_a_drag_is_one_message_and_undo_takes_it_back(grid: Grid) -> None:

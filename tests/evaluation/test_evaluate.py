@@ -329,7 +329,7 @@ def test_harness_names(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
         evaluate(EvaluateRequest(str(folders["llama"]), "harness:hellaswag"), SESSION)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_unknown_harness_task_is_one_line(folders: dict[str, Path]) -> None:
     pytest.importorskip("lm_eval")
     with pytest.raises(InputError, match="the harness has no task nonesuch"):

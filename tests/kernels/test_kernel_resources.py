@@ -72,7 +72,7 @@ def compiled(compiled_with_code: list[tuple[dict[str, Any], str]]) -> list[dict[
     return [row for row, _ in compiled_with_code]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_case_compiles_for_every_target(compiled: list[dict[str, Any]]) -> None:
     assert {(row["case"], row["sm"]) for row in compiled} == {
         (case.name, sm) for case in default_cases() for sm in (80, 90) if runs_on(case, sm)
@@ -94,7 +94,7 @@ def test_every_case_compiles_for_every_target(compiled: list[dict[str, Any]]) ->
     assert {row["kernel"] for row in compiled} == kernels
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shared_memory_fits_even_a_consumer_gpu(compiled: list[dict[str, Any]]) -> None:
     for row in compiled:
         # The feed-forward kernels' tiles follow the GPU, so they may take what that one has; a product's are Hopper's.
@@ -102,7 +102,7 @@ def test_shared_memory_fits_even_a_consumer_gpu(compiled: list[dict[str, Any]]) 
         assert row["shared_bytes"] <= (shared_limit_bytes(row["sm"]) if own else CONSUMER_SHARED_BYTES), row
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_feed_forward_kernel_hardly_spills(compiled: list[dict[str, Any]]) -> None:
     rows = [row for row in compiled if row["kernel"].startswith("ffn") and row["stack_bytes"] is not None]
     spills = {(row["case"], row["sm"]): row["stack_bytes"] for row in rows}
@@ -113,7 +113,7 @@ def test_the_feed_forward_kernel_hardly_spills(compiled: list[dict[str, Any]]) -
         assert row["stack_bytes"] <= (80 if row["kernel"] == "ffn_block_hopper_kernel" else 64), row
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_attention_spills_nothing_at_head_dim_64(compiled: list[dict[str, Any]]) -> None:
     rows = [
         row
@@ -128,7 +128,7 @@ def of_decoder(row: dict[str, Any]) -> bool:
     return " turned " in row["case"] or " causal " in row["case"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_attention_of_decoders_hardly_spills_on_hopper(compiled: list[dict[str, Any]]) -> None:
     rows = [row for row in compiled if row["kernel"] == "attention_kernel" and of_decoder(row)]
     assert len(rows) == 12
@@ -138,28 +138,28 @@ def test_attention_of_decoders_hardly_spills_on_hopper(compiled: list[dict[str, 
             assert row["stack_bytes"] <= (88 if row["sm"] == 90 else 232), row
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_products_spill_nothing(compiled: list[dict[str, Any]]) -> None:
     rows = [row for row in compiled if row["kernel"] == "linear_hopper_kernel"]
     assert len(rows) == 5
     assert all(row["stack_bytes"] in (0, None) for row in rows), rows
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rebuilding_spills_nothing(compiled: list[dict[str, Any]]) -> None:
     rows = [row for row in compiled if row["kernel"] == "rebuild_kernel"]
     assert len(rows) == 32
     assert all(row["stack_bytes"] in (0, None) for row in rows), rows
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_attention_in_rank_space_spills_nothing(compiled: list[dict[str, Any]]) -> None:
     rows = [row for row in compiled if row["kernel"] == "rank_space_kernel"]
     assert len(rows) == 2 * len(rank_space_cases())
     assert all(row["stack_bytes"] in (0, None) for row in rows), [row["case"] for row in rows]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_attention_in_rank_space_loads_16_bytes_at_once(
     compiled_with_code: list[tuple[dict[str, Any], str]],
 ) -> None:
@@ -172,14 +172,14 @@ def test_attention_in_rank_space_loads_16_bytes_at_once(
         assert not re.search(r"(ld|st)\.global(\.\w+)*\.b16", ptx), row["case"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steps_spill_nothing(compiled: list[dict[str, Any]]) -> None:
     rows = [row for row in compiled if " step " in row["case"]]
     assert len(rows) == 2 * len(step_cases())
     assert all(row["stack_bytes"] in (0, None) for row in rows), rows
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_registers_are_read_and_hardly_any_spill(compiled: list[dict[str, Any]]) -> None:
     for row in compiled:
         if row["registers"] is None:

@@ -29,6 +29,8 @@ At = tuple[int, str, int]
 """A cell: layer, slot, unit, from 0."""
 
 _FOLDER = Path(__file__).parent
+_AROUND = 54
+"""Pixels of the tools above the canvas and the key below it, on one line each."""
 _SCRIPTS = ("counts.js", "drawing.js", "grid.js")
 _MOST_GESTURES = 200
 
@@ -69,6 +71,16 @@ def _components() -> tuple[Any, Any]:
     )
 
 
+def canvas_height(layers: int) -> int:
+    """Pixels of the grid's canvas, as `gridHeight` in drawing.js counts them.
+
+    >>> canvas_height(6), canvas_height(80)
+    (162, 510)
+    """
+    row = 22 if layers <= 12 else 17 if layers <= 20 else 11 if layers <= 32 else 8 if layers <= 48 else 6
+    return 19 + 9 + layers * row + 2
+
+
 def rank_grid(
     plan: RankPlan,
     model: Mapping[str, Any],
@@ -82,6 +94,9 @@ def rank_grid(
     """Draws the grid. model: of `model_data`; at: the cell whose spectrum is shown; seen: the last gesture taken in;
     can: whether there is something to undo, to redo. on_gesture reads `message`."""
     hand_over, grid = _components()
+    # The browser's part comes late: what stands below must not move then.
+    least = canvas_height(len(plan.shape.layers)) + _AROUND
+    st.html(f"<style>.st-key-{GRID} {{ min-height: {least}px }}</style>")
     with st.container(key="rank_grid_data"):
         hand_over(key=f"{GRID}_model", data={"model": dict(model)}, height="content")
     grid(
