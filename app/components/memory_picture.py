@@ -74,7 +74,9 @@ def _range(track: Track, low: int, high: int, inside: int, stacked: Bands | None
     key, layer_key = f"w_memory_window_{turn}", f"w_memory_layer_{turn}_{low}_{high}"
     slider, layer, whole, peak = st.columns([52, 20, 14, 14], gap="small", vertical_alignment="center")
     with slider:
-        st.session_state[key] = (low, high)
+        # Once, and not in every run: a browser that is told a value late forgets the key that was pressed meanwhile.
+        if key not in st.session_state:
+            st.session_state[key] = (low, high)
         st.slider(
             "Ops shown",
             0,
@@ -86,13 +88,13 @@ def _range(track: Track, low: int, high: int, inside: int, stacked: Bands | None
     with layer:
         names = ("all layers", *(f"layer {index + 1}" for index in range(track.layers)))
         here = next((n for n in range(track.layers) if track.layer_window(n) == (low, high)), None)
-        st.session_state[layer_key] = names[0 if here is None else here + 1]
+        stands = st.session_state[layer_key] = names[0 if here is None else here + 1]
         st.selectbox(
             "Layer",
             names,
             key=layer_key,
             label_visibility="collapsed",
-            on_change=lambda: _to_layer(track, names.index(st.session_state[layer_key]) - 1),
+            on_change=lambda: _layer_chosen(track, names, st.session_state[layer_key], stands),
         )
     with whole:
         st.button(
@@ -115,7 +117,11 @@ def _slid(track: Track, key: str) -> None:
         keep_window(track, low, high)
 
 
-def _to_layer(track: Track, layer: int) -> None:
+def _layer_chosen(track: Track, names: tuple[str, ...], chosen: str, stood: str) -> None:
+    # A key pressed while the page is drawn makes the new list say what it already stands at: nobody chose that.
+    if chosen == stood:
+        return
+    layer = names.index(chosen) - 1
     look(track, *(track.layer_window(layer) if layer >= 0 else (0, track.last)))
 
 
