@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -18,7 +19,9 @@ st.set_page_config(
 # A hidden chart, before anything here imports pandas: the browser fetches and parses its 4.7 MB of plotly meanwhile.
 with st.container(key="preload"):
     st.html("<style>.st-key-preload { display: none }</style>")
-    st.plotly_chart({"data": [{"y": [0]}], "layout": {}}, key="preload_chart")
+    # While another tab imports pandas, plotly finds half of it: the chart then comes with the page.
+    with contextlib.suppress(AttributeError, ImportError):
+        st.plotly_chart({"data": [{"y": [0]}], "layout": {}}, key="preload_chart")
 
 from app.components import markup  # noqa: E402
 from app.pages import views  # noqa: E402
