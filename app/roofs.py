@@ -8,13 +8,14 @@ from types import SimpleNamespace
 from typing import Literal
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from app import roofline_words, services, session
 from app.choices import Choices
 from app.state import Settings
 from app.words import Segment
-from flashsvd.figures.roofline import Star
+from flashsvd.figures.roofline import Star, roofline
 from flashsvd.jobs.kinds.ceilings import CeilingsRequest, MachineCeiling
 from flashsvd.models.family import families
 from flashsvd.ranks import RankPlan, bytes_of
@@ -105,6 +106,19 @@ def roof(settings: Settings, plan: RankPlan, said: Choices, bench: Bench) -> Roo
         whole(compressed, ceiling),
         here,
         _stars(here, plan, ceiling),
+    )
+
+
+def picture(found: Roof, mode: str, height: int) -> go.Figure:
+    """The roof with every operation under it."""
+    return roofline(
+        found.ceiling,
+        found.dense,
+        found.compressed,
+        found.engine,
+        measured=found.stars,
+        mode=mode,
+        height=height,
     )
 
 

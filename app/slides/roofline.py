@@ -7,7 +7,6 @@ from app.components import markup, slide_parts
 from app.components.slide_parts import Look
 from app.evidence import Badge
 from flashsvd.errors import FlashSVDError
-from flashsvd.figures.roofline import roofline
 from flashsvd.roofline_measured import Bench
 
 _HEIGHT = 330
@@ -32,15 +31,7 @@ def show(look: Look) -> None:
         None,
         roofline_words.key(found.engine, markup.mode()),
     )
-    figure = roofline(
-        found.ceiling,
-        found.dense,
-        found.compressed,
-        found.engine,
-        measured=found.stars,
-        mode=markup.mode(),
-        height=_HEIGHT,
-    )
+    figure = roofs.picture(found, markup.mode(), _HEIGHT)
     slide_parts.chart(figure, key="roofline", name="Roofline", data=found.table())
 
 

@@ -14,7 +14,6 @@ from app.state import Settings
 from app.words import when
 from flashsvd.errors import FlashSVDError
 from flashsvd.figures.least_times import least_times
-from flashsvd.figures.roofline import roofline
 from flashsvd.jobs.kinds.ceilings import CeilingsRequest
 from flashsvd.roofline_measured import Bench, Measured
 
@@ -41,15 +40,7 @@ def render(settings: Settings, evidence: Evidence) -> None:
     left, right = st.columns([64, 36], gap="small")
     with left, st.container(key="panel_roof", height="stretch"):
         _head(found)
-        figure = roofline(
-            found.ceiling,
-            found.dense,
-            found.compressed,
-            found.engine,
-            measured=found.stars,
-            mode=mode,
-            height=_HEIGHT,
-        )
+        figure = roofs.picture(found, mode, _HEIGHT)
         charts.chart(figure, key="roofline", name="Roofline", data=found.table())
         _measured_line(settings, bench, found)
     with right, st.container(key="panel_least", height="stretch"):
