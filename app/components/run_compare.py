@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from html import escape
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -107,7 +110,7 @@ def _comparisons(
     left, right = st.columns([56, 44], gap="small")
     with left:
         with st.container(key="panel_runs_memory"):
-            _memory(a, b, mine, theirs)
+            memory(a, b, mine, theirs, 196, functools.partial(charts.chart, key="runs_memory"))
         with st.container(key="panel_runs_below", height="stretch"):
             if segmented("runs_below", _BELOW, _TITLES, "Below the memory") == "ranks":
                 _ranks(a, b)
@@ -121,7 +124,15 @@ def _comparisons(
             st.html(f'<div class="fs-runs">{number_table(numbers(a, b, engine))}</div>')
 
 
-def _memory(a: Comparison, b: Comparison, mine: EngineRun, theirs: EngineRun) -> None:
+def memory(
+    a: Comparison,
+    b: Comparison,
+    mine: EngineRun,
+    theirs: EngineRun,
+    height: int,
+    draw: Callable[..., Any],
+) -> None:
+    """Memory of one engine in both runs. draw: puts the figure on a page or a slide, with its name and data."""
     mode = markup.mode()
     colour = theme.engine_colour(mine.engine, mode)
     markup.head(
@@ -138,11 +149,11 @@ def _memory(a: Comparison, b: Comparison, mine: EngineRun, theirs: EngineRun) ->
         theirs,
         (len(a.model.shape.layers), len(b.model.shape.layers)),
         mode=mode,
-        height=196,
+        height=height,
         sources=(provenance(a.machine, a.seed), provenance(b.machine, b.seed)),
     )
     data = pd.concat([mine.timeline.assign(run="A"), theirs.timeline.assign(run="B")], ignore_index=True)
-    charts.chart(figure, key="runs_memory", name="Memory of two runs", data=data)
+    draw(figure, name="Memory of two runs", data=data)
 
 
 def _latency(a: Comparison, b: Comparison, engines: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import streamlit as st
@@ -10,11 +11,10 @@ import streamlit as st
 from app import services
 from app.components import markup, run_actions, run_compare, run_list, run_words, slide_parts
 from app.components.slide_parts import Look
-from app.words import milliseconds, percent, provenance, when
+from app.words import milliseconds, percent, when
 from flashsvd.errors import FlashSVDError, format_bytes
 from flashsvd.figures import theme
 from flashsvd.figures.runs_curves import runs_curves
-from flashsvd.figures.runs_memory import runs_memory
 from flashsvd.results import Comparison, Curve
 from flashsvd.runs.facts import main_engine
 from flashsvd.runs.html import html_table, number_table, other_scores
@@ -68,28 +68,10 @@ def _comparisons(a: Comparison, b: Comparison, engine: str, lines: str) -> None:
     st.html(lines)
     mine, theirs = a.run(engine), b.run(engine)
     assert mine is not None and theirs is not None
-    mode = markup.mode()
-    colour = theme.engine_colour(engine, mode)
     left, right = st.columns([52, 48], gap="medium")
     with left:
-        markup.head(
-            "Memory while the model runs",
-            "MiB beyond the weights",
-            None,
-            [(theme.faded(colour, 0.55), "A"), (theme.palette(mode).text, "B")],
-        )
-        if mine.timeline.empty and theirs.timeline.empty:
-            markup.muted("Neither run holds a timeline.")
-        else:
-            figure = runs_memory(
-                mine,
-                theirs,
-                (len(a.model.shape.layers), len(b.model.shape.layers)),
-                mode=mode,
-                height=240,
-                sources=(provenance(a.machine, a.seed), provenance(b.machine, b.seed)),
-            )
-            slide_parts.chart(figure, key="runs_memory", name="Memory of two runs")
+        draw = functools.partial(slide_parts.chart, key="runs_memory")
+        run_compare.memory(a, b, mine, theirs, 240, draw)
     with right:
         markup.head(f"Numbers of {engine}", "latencies are set against each other only if outputs agree")
         main = [row for row in rows if row.main]
