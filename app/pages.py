@@ -21,7 +21,7 @@ class View:
 
     @property
     def path(self) -> str:
-        """As streamlit wants it, from the folder of main.py."""
+        """As streamlit wants it, from the folder of workbench.py."""
         return f"views/{self.name}.py"
 
 

@@ -31,6 +31,7 @@ from flashsvd.ranks import RankPlan
 from flashsvd.results import CompareRequest, Comparison, EngineRun, Metric, ModelInfo
 from flashsvd.session import Session
 
+_NO_ENGINE_TAKES_SO_MANY_TIMES_ANOTHER = 16
 _TIMING_SECONDS = {"cpu": 3.0, "cuda": 20.0}
 
 
@@ -172,20 +173,24 @@ def _scored(
     session: Session,
     stage: _Stage,
 ) -> Iterator[Comparison]:
-    """The same with one engine's score more each time. The dense one is of the session: no plan changes it. That of
-    low-rank is last: what the factors give, flash has said by then."""
+    """The same with one engine's score more each time. The dense one is kept: no plan changes it.
+
+    Low-rank is not scored where flash was found to give the same: its score is that of the factors, too.
+    """
     held = held_out(loaded, request.samples, request.seed)
-    span = 0.5 / len(found.runs)
+    flash = found.run("flash")
+    alike = flash is not None and flash.gate is not None and flash.gate.passed
+    names = [run.engine for run in found.runs if not (alike and run.engine == "lowrank")]
+    span = 0.5 / len(names)
 
     def score(index: int, name: str) -> Metric:
         words = f"Scoring {name} on {held.words}"
         return held.score(models[name], lambda share: stage.begin(words, 0.5 + span * (index + share)))
 
-    names = sorted((run.engine for run in found.runs), key=lambda name: name == "lowrank")
     for index, name in enumerate(names):
         make = functools.partial(score, index, name)
         dense = name == "dense"
-        metric = session.dense_score(loaded, request.samples, request.seed, make) if dense else make()
+        metric = session.dense_score(loaded, held, make) if dense else make()
         runs = (dataclasses.replace(run, metric=metric) if run.engine == name else run for run in found.runs)
         found = dataclasses.replace(found, runs=tuple(runs))
         yield found
@@ -251,7 +256,8 @@ def _check_fits(
 ) -> None:
     """Measures a batch of one and multiplies: what a forward takes grows at most with the batch.
 
-    A CPU grants memory it does not have and then kills the process, so this has to be asked before.
+    A CPU grants memory it does not have and then kills the process, so this has to be asked before. Where the first
+    engine needs next to nothing of what is free, the others are not asked: none takes so many times as much.
     """
     single = timing_ids(loaded, 1, request.seq, request.seed)
     free = available_bytes(loaded.device)
@@ -261,6 +267,8 @@ def _check_fits(
         stage.needed_bytes = max(stage.needed_bytes or 0, needed)
         if needed > free:
             raise OutOfMemoryError(f"{_what(request)} on the {name} engine", needed, free)
+        if needed * _NO_ENGINE_TAKES_SO_MANY_TIMES_ANOTHER < free:
+            return
 
 
 def _what(request: CompareRequest) -> str:

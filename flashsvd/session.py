@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from flashsvd.calibration import statistics_for
 from flashsvd.engines.build import weight_bytes
+from flashsvd.evaluation.held_out import HeldOut
+from flashsvd.kept import keep, kept
 from flashsvd.methods import method_named
 from flashsvd.models.load import LoadedModel, load, pick_device, pick_dtype
 from flashsvd.progress import Progress
-from flashsvd.results import OWN_TEXT, Calibration, Metric
+from flashsvd.results import OWN_TEXT, Calibration, Metric, from_json, to_json
 from flashsvd.spectra import Spectra, compute
+
+_SCORES = "scores"
 
 
 @dataclass
@@ -70,11 +78,20 @@ class Session:
         looked_at = (str(calibration),) if chosen.needs else ()
         return self._get(("spectra", *_key(loaded), chosen.spec, *looked_at), make, _spectra_bytes), computed
 
-    def dense_score(
-        self, loaded: LoadedModel, samples: int | None, seed: int, make: Callable[[], Metric]
-    ) -> Metric:
-        """The dense model's score on its own held-out set, which no plan changes: made once."""
-        return self._get(("score", *_key(loaded), str(samples), str(seed)), make, lambda _: 0)
+    def dense_score(self, loaded: LoadedModel, held: HeldOut, make: Callable[[], Metric]) -> Metric:
+        """The dense model's score on a held-out set, which no plan changes: made once on this machine."""
+
+        def score() -> Metric:
+            key = score_key(loaded, held)
+            found = kept(_SCORES, key)
+            if found is not None:
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    return from_json(Metric, found)
+            made = make()
+            keep(_SCORES, key, to_json(made))
+            return made
+
+        return self._get(("score", *_key(loaded), held.digest()), score, lambda _: 0)
 
     def _get(self, key: tuple[str, ...], make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         if key in self._kept:
@@ -85,6 +102,16 @@ class Session:
         while len(self._kept) > 2 and sum(count for _, count in self._kept.values()) > self.limit_bytes:
             self._kept.popitem(last=False)
         return value
+
+
+def score_key(loaded: LoadedModel, held: HeldOut) -> str:
+    """Of what a dense score is made of: the weights, the text, and what computes."""
+    digest = hashlib.sha256(f"{held.digest()} {loaded.device.type} {torch.__version__}".encode())
+    digest.update(str(loaded.model.config.to_dict()).encode())
+    for name, tensor in loaded.model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
 
 
 def _key(loaded: LoadedModel) -> tuple[str, ...]:

@@ -79,6 +79,8 @@ def _print(result: Comparison) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0))
     for heading in ("engine", "ms", "p20-p80", "activations", "weights", score, "95 %", "vs lowrank"):
         table.add_column(heading, no_wrap=True)
+    flash = result.run("flash")
+    shared = "as flash" if flash and flash.metric else "-"
     for run in result.runs:
         latency, metric = run.latency_ms, run.metric
         table.add_row(
@@ -87,7 +89,7 @@ def _print(result: Comparison) -> None:
             f"{_milliseconds(latency.p20)}-{_milliseconds(latency.p80)}",
             format_bytes(run.peak_activation_bytes),
             format_bytes(run.weight_bytes),
-            number(metric.value) if metric else "-",
+            number(metric.value) if metric else shared,
             interval(metric) if metric else "-",
             _agreement(run),
         )

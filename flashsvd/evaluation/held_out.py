@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -40,6 +41,10 @@ class HeldOut(Protocol):
     @property
     def words(self) -> str:
         """What is scored, such as "512 held-out pieces"."""
+        ...
+
+    def digest(self) -> str:
+        """Of all that is scored and how: the same for the same text, labels, cut and seed."""
         ...
 
     def score(self, model: Any, tell: Tell | None = None) -> Metric:
@@ -87,10 +92,14 @@ class Pieces:
         self._batches = pad_batches(Encoded(samples.encoded, None, samples.labels), _BATCH, samples.pad_id)
         self._labels = torch.cat([batch["labels"] for batch in self._batches]).numpy()
         self._dense: list[torch.Tensor] = []
+        self._digest = hashlib.sha256(f"{samples} {seed}".encode()).hexdigest()
 
     @property
     def words(self) -> str:
         return f"{len(self._labels)} held-out pieces"
+
+    def digest(self) -> str:
+        return self._digest
 
     def score(self, model: Any, tell: Tell | None = None) -> Metric:
         found = self._run(model, tell)
@@ -117,6 +126,10 @@ class Passages:
     def __init__(self, dense: Any, tokens: torch.Tensor, window: int, seed: int) -> None:
         self._text = Text(tokens, dense, window=window, batch=_WINDOWS, seed=seed)
         self._seed = seed
+        self._digest = hashlib.sha256(f"{tokens.tolist()} {window} {seed}".encode()).hexdigest()
+
+    def digest(self) -> str:
+        return self._digest
 
     @property
     def words(self) -> str:

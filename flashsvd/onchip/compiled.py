@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from flashsvd.errors import CheckpointError
 from flashsvd.gpus import gpu
 from flashsvd.onchip.calls import KernelCall, tops
 from flashsvd.onchip.occupancy import Footprint, Occupancy, Waves, occupancy, waves
-from flashsvd.paths import assets, home
+from flashsvd.paths import assets
 
 _FORMAT = "flashsvd-compiled/1"
 
@@ -201,31 +200,3 @@ def _unpacked(frame: pd.DataFrame) -> list[Compiled]:
         )
         for row in frame.to_dict("records")
     ]
-
-
-def cache_folder() -> Path:
-    """Where this machine keeps what it compiled."""
-    return home() / "compiled"
-
-
-def cached(key: str) -> dict[str, Any] | None:
-    """What was kept under a content key; None for nothing, and for what cannot be read."""
-    try:
-        found = json.loads((cache_folder() / f"{key}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def keep(key: str, data: Mapping[str, Any]) -> None:
-    """Keeps it: a reader sees the whole file or none. A folder that cannot be written costs the cache, not the run."""
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, suffix=".part", delete=False, encoding="utf-8"
-        ) as file:
-            json.dump(dict(data), file)
-        os.replace(file.name, folder / f"{key}.json")  # noqa: PTH105
-    except OSError:
-        return

@@ -22,6 +22,7 @@ import torch
 
 from flashsvd.errors import FlashSVDError, InputError, format_bytes
 from flashsvd.gpus import Gpu, gpu
+from flashsvd.kept import keep, kept
 from flashsvd.kernels.attention.compile_case import AttentionCase
 from flashsvd.kernels.attention.tiles import kernel_tiles
 from flashsvd.kernels.ffn import hopper as ffn_hopper
@@ -36,11 +37,11 @@ from flashsvd.kernels.resources import Case, FfnCase, case_source, source_resour
 from flashsvd.kernels.step.compile_case import StepKernelCase
 from flashsvd.kernels.step.tiles import row_tiles
 from flashsvd.kernels.tiles import rank_space_tiles, shared_limit_bytes
-from flashsvd.onchip import compiled
 from flashsvd.onchip.calls import KERNELS, KernelCall
 from flashsvd.onchip.compiled import Compiled
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_KEPT = "compiled"
 _PERSISTENT = 2
 """Programs of the Hopper rank-space kernel that stay on a multiprocessor."""
 
@@ -203,10 +204,10 @@ def compile_call(call: KernelCall, on: Gpu) -> Compiled:
     source, options = case_source(prepared.case, on.sm)
     text = f"{source.hash()} {on.sm} {sorted(options.items())} {triton.__version__}"
     key = hashlib.sha256(text.encode()).hexdigest()
-    found = compiled.cached(key)
+    found = kept(_KEPT, key)
     if found is None:
         found = _compiled(source, options, on)
-        compiled.keep(key, found)
+        keep(_KEPT, key, found)
     row = Compiled(call, on.name, prepared.tiles, prepared.grid, triton=triton.__version__, **found)
     refusal = row.refusal or _too_much(row, on)
     return dataclasses.replace(row, refusal=refusal)

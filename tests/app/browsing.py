@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -50,9 +51,11 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-@pytest.fixture(scope="module")
-def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One server for the tests that do not time its start."""
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server, and one worker, for the tests that do not time its start and hold nothing against its home."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: install the system's chromium package")
     with serving(tmp_path_factory.mktemp("app")) as url:
         yield url
 
@@ -77,12 +80,15 @@ def serving(folder: Path) -> Iterator[str]:
         _await_answer(url, process)
         yield url
     finally:
+        workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.terminate()
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             process.kill()
         log.close()
+    left = psutil.wait_procs(workers, timeout=20)[1]
+    assert not left, f"the server ended and left {left}"
 
 
 @pytest.fixture
@@ -118,6 +124,11 @@ def says(page: Page, selector: str, words: str) -> None:
     from playwright.sync_api import expect
 
     expect(page.locator(selector)).to_contain_text(words, timeout=15_000, use_inner_text=True)
+
+
+def drawn(page: Page, within: str) -> Locator:
+    """The figure of this run: what stood in its place before stays beside it, marked as stale, until the run ends."""
+    return page.locator(f"{within} [data-testid=stElementContainer][data-stale=false] .js-plotly-plot")
 
 
 def settled(spot: Locator) -> dict[str, float]:

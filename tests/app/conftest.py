@@ -16,7 +16,7 @@ from flashsvd.models.shape import ModelShape
 from tests.app import fakes
 from tests.app.browsing import browser, server, tab  # noqa: F401
 
-MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
+MAIN = Path(__file__).resolve().parents[2] / "app" / "workbench.py"
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.app.browsing import no_overflow
+from tests.app.browsing import drawn, no_overflow
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -77,6 +77,6 @@ def test_an_encoder_classifies(tab: Callable[[str], Page]) -> None:
     page = opened(tab, "model=stdlib-bert&method=svd&keep=0.3")
     page.get_by_role("button", name="a file").click()
     page.get_by_role("button", name="Classify").click()
-    page.locator(".st-key-panel_generate_classes .js-plotly-plot").wait_for(timeout=RUN_MILLISECONDS)
+    drawn(page, ".st-key-panel_generate_classes").wait_for(timeout=RUN_MILLISECONDS)
     assert "say" in page.locator(".fs-sentence").inner_text()
     assert no_overflow(page)

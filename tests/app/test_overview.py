@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from app import services
@@ -181,20 +179,6 @@ def test_what_a_run_has_measured_is_on_screen_while_its_scores_are_to_come(
     desk.jobs.finish("job0")
     at.run()
     assert "LIVE" in html(at) and "scoring…" not in html(at) and "80.1" in html(at)
-
-
-def test_a_tab_opens_while_another_one_imports_pandas(
-    open_app: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = st.plotly_chart
-
-    def half_imported(*args: Any, key: str, **options: Any) -> Any:
-        if key == "preload_chart":
-            raise AttributeError("partially initialized module 'pandas' has no attribute 'Series'")
-        return drawn(*args, key=key, **options)
-
-    monkeypatch.setattr(st, "plotly_chart", half_imported)
-    assert len(charts(open_app())) == 2
 
 
 def test_two_tabs_do_not_see_each_other(open_app: Open, desk: Desk) -> None:

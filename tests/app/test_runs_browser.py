@@ -12,7 +12,7 @@ import pytest
 from flashsvd.recording import bundled
 from flashsvd.store import RunStore
 from tests.app import fakes
-from tests.app.browsing import no_overflow, serving, settled
+from tests.app.browsing import drawn, no_overflow, serving, settled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -59,7 +59,7 @@ def test_rows_are_ticked_and_two_are_compared_and_taken_away(
     page.get_by_role("button", name="Compare the two").click()
     page.get_by_text("Two runs side by side").wait_for()
     page.get_by_role("radio", name="Ranks", exact=True).click()
-    page.locator(".st-key-figure_runs_ranks .js-plotly-plot").wait_for(timeout=30_000)
+    drawn(page, ".st-key-figure_runs_ranks").wait_for(timeout=30_000)
     settled(page.locator(".st-key-panel_runs_below"))
     tall = page.locator("[data-testid=stMain]").evaluate("main => main.scrollHeight - main.clientHeight")
     assert tall <= 0, "two runs fit a screen"

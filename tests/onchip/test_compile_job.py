@@ -14,7 +14,7 @@ from flashsvd.jobs.kinds import compile as kind
 from flashsvd.jobs.kinds import kind_of
 from flashsvd.onchip import process
 from flashsvd.onchip.calls import KernelCall
-from flashsvd.onchip.compiled import Compiled, cache_folder
+from flashsvd.onchip.compiled import Compiled
 from flashsvd.onchip.request import CompiledCalls, CompileRequest
 
 SMALL = KernelCall("rank_space", "fp32", 1, 64, 16, 16, heads=2, kv_heads=2, head_dim=32)
@@ -35,7 +35,7 @@ def test_a_job_compiles_and_keeps_what_it_compiled(tmp_path: Path, monkeypatch: 
         assert row.occupancy is not None and row.occupancy.warps > 0
     assert tuple(map(kind.KIND.part, emitted)) == result.rows
     assert stages[-1] == ("Compiled 2 of 2, H200", 1.0)
-    assert len(list(cache_folder().glob("*.json"))) == 2
+    assert len(list((tmp_path / "compiled").glob("*.json"))) == 2
     monkeypatch.setattr(process, "compile_calls", process.compile_calls)
     assert kind.KIND.run(request, LOST, lambda stage, share: None, emitted.append) == result
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
 
 from flashsvd.errors import CheckpointError, InputError
 from flashsvd.gpus import GPUS, gpu
-from flashsvd.onchip import compiled
 from flashsvd.onchip.build import _SHOWN, _calls, table_calls
 from flashsvd.onchip.calls import KernelCall
-from flashsvd.onchip.compiled import Compiled, Manifest, Table, cached, exact, keep, read, shipped, write
+from flashsvd.onchip.compiled import Compiled, Manifest, Table, exact, read, shipped, write
 from flashsvd.onchip.compiling import prepare
 from flashsvd.onchip.fullness import fullness
 from flashsvd.onchip.request import CompileRequest
@@ -70,31 +68,6 @@ def test_the_nearest_number_of_tokens_is_taken_and_told() -> None:
     found = table.find(few, "H200")
     assert found is not None and found.call == small
     assert not exact(found, few) and exact(found, small)
-
-
-def test_the_cache_keeps_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLASHSVD_HOME", str(tmp_path))
-    assert cached("a") is None
-    data = {"registers": 1, "text": "x" * 5000}
-    threads = [threading.Thread(target=keep, args=("a", data)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert cached("a") == data
-    assert [path.name for path in compiled.cache_folder().iterdir()] == ["a.json"]
-    (compiled.cache_folder() / "a.json").write_text("{", encoding="utf-8")
-    assert cached("a") is None
-
-
-def test_a_home_that_cannot_be_written_costs_only_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("", encoding="utf-8")
-    monkeypatch.setenv("FLASHSVD_HOME", str(blocked))
-    keep("a", {})
-    assert cached("a") is None
 
 
 def test_json_round_trips() -> None:
