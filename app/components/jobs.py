@@ -15,7 +15,7 @@ from flashsvd.errors import FlashSVDError
 if TYPE_CHECKING:
     from flashsvd.jobs import JobStatus
 
-_EVERY_SECONDS = 0.5
+_EVERY_SECONDS = 1.0
 _MACHINE_SECONDS = 3.0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from flashsvd.errors import InputError
@@ -11,7 +13,7 @@ from flashsvd.figures import theme
 from flashsvd.figures.tiles_program import program_tiles
 from flashsvd.onchip.programs import Moment
 
-_BELOW = 84
+_BELOW = 100
 """Pixels under the tiles, for the words and the controls."""
 
 
@@ -39,7 +41,7 @@ def program_film(
     for number, (moment, picture) in enumerate(zip(moments, pictures, strict=True)):
         words = theme.label(
             mode,
-            f"<b>{counted} {number}</b> · {moment.where} · {moment.words}",
+            f"<b>{counted} {number}</b> · {moment.where}<br>{moment.words}",
             colour=colours.text,
             x=0,
             y=0,
@@ -48,13 +50,18 @@ def program_film(
             yref="paper",
             xanchor="left",
             yanchor="top",
+            align="left",
         )
-        for trace in picture.data:
-            # Words for every cell of every frame would be most of a notebook.
-            trace.update(customdata=None, hovertemplate=None, hoverinfo="skip")
         notes = [*picture.layout.annotations, words]
-        frames.append(go.Frame(data=picture.data, name=str(number), layout={"annotations": notes}))
-    figure = go.Figure(frames[0].data, layout=pictures[0].layout, frames=frames)
+        # What a frame does not name stays as it was drawn first.
+        cells = [go.Heatmap(z=_packed(trace.z)) for trace in picture.data]
+        frames.append(
+            go.Frame(data=cells, traces=[*range(len(cells))], name=str(number), layout={"annotations": notes})
+        )
+    for trace in pictures[0].data:
+        # Words for every cell would be most of a notebook.
+        trace.update(z=_packed(trace.z), customdata=None, hovertemplate=None, hoverinfo="skip")
+    figure = go.Figure(pictures[0].data, layout=pictures[0].layout, frames=frames)
     figure.update_layout(annotations=frames[0].layout.annotations)
     turned = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     plays = {**turned, "fromcurrent": True, "frame": {"duration": milliseconds, "redraw": True}}
@@ -72,7 +79,7 @@ def program_film(
                 "len": 0.84,
                 "y": 0,
                 "yanchor": "top",
-                "pad": {"t": 30, "b": 0},
+                "pad": {"t": 46, "b": 0},
                 "font": {"size": 10, "color": colours.muted},
                 "tickcolor": colours.muted,
                 "bgcolor": colours.weights,
@@ -89,7 +96,7 @@ def program_film(
                 "xanchor": "left",
                 "y": 0,
                 "yanchor": "top",
-                "pad": {"t": 32},
+                "pad": {"t": 48},
                 "showactive": False,
                 "font": font,
                 "bgcolor": colours.surface,
@@ -102,3 +109,8 @@ def program_film(
         ],
     )
     return figure
+
+
+def _packed(cells: Any) -> np.ndarray[Any, Any]:
+    """Numbers of cells as bytes, which plotly writes as one text and not a line for each."""
+    return np.asarray(cells, dtype=np.int8)

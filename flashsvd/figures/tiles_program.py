@@ -90,7 +90,7 @@ def _domain(place: str, places: Collection[str]) -> tuple[list[float], list[floa
     high = 0.78 if "top" in places else 1.0
     y = {"top": [0.88, 1.0], "bottom": [0.0, 0.12]}.get(place, [low, high])
     x = list(_X[place])
-    if "left" not in places and place in ("top", "middle"):
+    if "left" not in places and place in ("top", "middle", "bottom"):
         x[0] = 0.0
     if "right" not in places and place in ("top", "middle", "bottom"):
         x[1] = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import threading
 import time
@@ -225,7 +226,7 @@ class JobService:
             if job is None or not job.active:
                 return
             if "part" in message:
-                job.parts.append(job.kind.part(message["part"]))
+                job.parts.append(job.kind.part(json.loads(message["part"])))
                 return
             if job.started is None:
                 job.started = time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import logging
 import os
 import time
@@ -49,6 +51,9 @@ def warm() -> Machine:
     """Loads what every job needs, and says what machine this is."""
     import torch
 
+    # Two seconds, which transformers else takes with the first model.
+    importlib.import_module("transformers.modeling_utils")
+
     from flashsvd.measure.machine import describe_machine
     from flashsvd.models.load import pick_device
     from flashsvd.session import Session
@@ -91,7 +96,8 @@ def _run(job: str, piece: int | None, do: Callable[[Any, Progress, Emit], Any]) 
     state = state_of(worker)
 
     def emit(part: Any) -> None:
-        worker.log_event(TOPIC, {"job": job, "part": part})
+        # As text: Dask's own way would make lists tuples.
+        worker.log_event(TOPIC, {"job": job, "part": json.dumps(part)})
 
     try:
         return do(state.session, _reporter(worker, state, job, piece), emit)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from flashsvd.teaching.begin import begin
 from flashsvd.teaching.boxes import choose, predict
 from flashsvd.teaching.checks import check, exercise
+from flashsvd.teaching.peaks import peak_bytes
 from flashsvd.teaching.pictures import image, show
 from flashsvd.teaching.shipped import shipped
 from flashsvd.teaching.turning import menu, slider, turn
@@ -23,6 +24,7 @@ __all__ = [
     "exercise",
     "image",
     "menu",
+    "peak_bytes",
     "predict",
     "shipped",
     "show",

@@ -1,4 +1,4 @@
-"""Every page in the system's Chromium: at a desk by day and at night, and on a dark phone, without an error or anything cut off.
+"""Every page in the system's Chromium: at a desk by day and night, on a dark phone: no error, nothing cut off.
 
 The pictures are left in $FLASHSVD_SCREENSHOTS where that is set.
 """

@@ -76,6 +76,24 @@ def test_a_job_runs_reports_and_returns(service: JobService, request_: CompareRe
     assert machine.cores >= 1
 
 
+def test_what_is_there_before_the_scores_comes_while_the_job_runs(
+    service: JobService, scored_folder: Path
+) -> None:
+    request = CompareRequest(str(scored_folder), PlanChoice(keep=0.5), batch=2, seq=16, repeats=3)
+    job = service.submit(request)
+    assert service.wait(job, 60).state == "done"
+    result, parts = service.result(job), service.partial(job)
+    assert [[run.metric is not None for run in part.runs] for part in parts] == [
+        [False] * 3,
+        [True, False, False],
+    ]
+    for part in parts:
+        assert part.plan == result.plan
+        assert [run.timeline["bytes"].tolist() for run in part.runs] == [
+            run.timeline["bytes"].tolist() for run in result.runs
+        ]
+
+
 def test_the_queue_lists_what_has_not_ended_in_order(
     service: JobService, long_request: CompareRequest, request_: CompareRequest
 ) -> None:

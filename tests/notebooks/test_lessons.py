@@ -154,3 +154,14 @@ def test_a_lesson_runs_and_its_exercises_can_be_solved(source: Path) -> None:
             "an exercise names its likely mistakes"
         )
         assert [line for line in lines if line[0] != "✓"] == []
+
+
+@pytest.mark.slow
+def test_the_notebook_that_the_app_exports_runs(scored_folder: Path) -> None:
+    from app import snippets
+    from app.state import Settings
+
+    exported = snippets.notebook(Settings(model=str(scored_folder), batch=1, seq=16))
+    run, figure = code(make.execute(nbformat.reads(exported, as_version=4)).notebook)
+    assert all(engine in printed(run) for engine in ("dense", "lowrank", "flash"))
+    assert make.PLOTLY in figure.outputs[-1].data
