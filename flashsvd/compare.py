@@ -100,10 +100,8 @@ def _measure(
     asked = [name for name in models if name in request.engines]
 
     stage.begin("Checking that it fits", 0.21)
+    _check_fits(request, loaded, models, blocks, asked, stage)
     ids = timing_ids(loaded, request.batch, request.seq, request.seed)
-    _check_fits(
-        request, loaded, models, blocks, {name: _call(models[name], ids[:1]) for name in asked}, stage
-    )
     calls = {name: _call(models[name], ids) for name in asked}
 
     stage.begin("Checking the engines against each other", 0.25)
