@@ -183,10 +183,15 @@ print(f"outputs {output_error(weight, plain, gram):.1%} off")
 # $$W M = U \Sigma Z^\top, \qquad \hat W = U_r \Sigma_r Z_r^\top M^{-1} = U_r U_r^\top W .$$
 #
 # The last form holds because $\Sigma_r Z_r^\top = U_r^\top W M$: nothing has to be inverted, and $M$ decides
-# one thing only, which $r$ output directions are kept. First as the formula says:
+# one thing only, which $r$ output directions are kept. First as the formula says. LayerNorm leaves one
+# direction along which these inputs hardly move; the eigenvalue of $G$ there is rounding and may come out below
+# zero, where Cholesky refuses. Three millionths of the mean diagonal, added to it, hold it up:
 
 # %%
-root = torch.linalg.cholesky(gram)  # lower triangular, root @ root.T is the Gram
+held_up = gram + 3e-6 * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
+low = torch.linalg.eigvalsh(gram)[:2]
+print(f"smallest eigenvalues of G: {float(low[0]):.0e} and {float(low[1]):.0f}")
+root = torch.linalg.cholesky(held_up)  # lower triangular, root @ root.T is the Gram
 u, sigma, z = torch.linalg.svd(weight @ root, full_matrices=False)
 inverted = (u[:, :rank] * sigma[:rank]) @ z[:rank] @ torch.linalg.inv(root)
 check(
@@ -479,7 +484,7 @@ print(
 # too. It should be as good as the lower one, and it does worse than plain SVD.
 
 # %% tags=["bug"]
-root = torch.linalg.cholesky(gram, upper=True)
+root = torch.linalg.cholesky(held_up, upper=True)
 u, sigma, _ = torch.linalg.svd(weight @ root, full_matrices=False)
 upper = u[:, :rank] @ (u[:, :rank].T @ weight)
 print(f"outputs {output_error(weight, upper, gram):.1%} off")
@@ -499,7 +504,7 @@ check(
 # </details>
 
 # %%
-root = torch.linalg.cholesky(gram, upper=True).T
+root = torch.linalg.cholesky(held_up, upper=True).T
 u, sigma, _ = torch.linalg.svd(weight @ root, full_matrices=False)
 upper = u[:, :rank] @ (u[:, :rank].T @ weight)
 print(f"outputs {output_error(weight, upper, gram):.1%} off")
