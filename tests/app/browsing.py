@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTLED_SECONDS = 0.6
@@ -91,21 +91,26 @@ def serving(folder: Path) -> Iterator[str]:
     assert not left, f"the server ended and left {left}"
 
 
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One browser of one user: its tabs fetch and compile the page's scripts once."""
+    opened = browser.new_context(viewport={"width": 1280, "height": 720})
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def tab(browser: Browser, server: str) -> Iterator[Callable[[str], Page]]:
-    """Opens pages as tabs of their own, and closes them."""
-    contexts = []
+def tab(context: BrowserContext, server: str) -> Iterator[Callable[[str], Page]]:
+    """Opens pages in tabs of their own, and closes them."""
 
     def opened(path: str = "") -> Page:
-        context = browser.new_context(viewport={"width": 1280, "height": 720})
-        contexts.append(context)
         page = context.new_page()
         page.goto(f"{server}/{path}")
         return page
 
     yield opened
-    for context in contexts:
-        context.close()
+    for page in context.pages:
+        page.close()
 
 
 def _await_answer(url: str, process: subprocess.Popen[bytes]) -> None:

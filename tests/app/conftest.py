@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from app import services
 from flashsvd.models.shape import ModelShape
 from tests.app import fakes
-from tests.app.browsing import browser, server, tab  # noqa: F401
+from tests.app.browsing import browser, context, server, tab  # noqa: F401
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "workbench.py"
 

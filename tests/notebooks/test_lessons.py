@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
 CELL_SECONDS, LESSON_SECONDS, LARGEST_BYTES = 20, 60, 1_000_000
+OFTEN = ("03", "09", "11")
+"""Lessons that run with all other tests: tiles, a decoder, statistics. `pytest -m long` runs the rest, in two minutes."""
 PARTS = (
     "**You will be able to**",
     "**Before this**",
@@ -129,7 +131,14 @@ def test_a_notebook_is_its_source(source: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES, ids=names(SOURCES))
+@pytest.mark.parametrize(
+    "source",
+    [
+        source if source.name[:2] in OFTEN else pytest.param(source, marks=pytest.mark.long)
+        for source in SOURCES
+    ],
+    ids=names(SOURCES),
+)
 def test_a_lesson_runs_and_its_exercises_can_be_solved(source: Path) -> None:
     lesson = make.read(source)
     count = len(lesson.cells)
