@@ -20,7 +20,7 @@ NOTEBOOKS = ROOT / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
 CELL_SECONDS, LESSON_SECONDS, LARGEST_BYTES = 20, 60, 1_000_000
 OFTEN = ("03", "09", "11")
-"""Lessons that run with all other tests: tiles, a decoder, statistics. `pytest -m long` runs the rest, in two minutes."""
+"""Lessons that run with all other tests: tiles, a decoder, statistics. `pytest -m long` runs the rest: two minutes."""
 PARTS = (
     "**You will be able to**",
     "**Before this**",
