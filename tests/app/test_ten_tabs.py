@@ -194,6 +194,7 @@ def _wrong(tab: Tab) -> str:
 
 def _empty_the_queue(page: Page, url: str) -> None:
     """Whatever the clicks set going, hours of it maybe, is cancelled where a person would do it."""
+    page.goto(f"{url}/_stcore/health", timeout=120_000)
     page.evaluate("localStorage.clear()")
     page.goto(f"{url}/runs", wait_until="commit", timeout=120_000)
     page.get_by_text("What did I try?").wait_for(timeout=120_000)
@@ -211,7 +212,8 @@ def _each_finds_its_own(tabs: list[Tab], url: str, folder: Path) -> None:
 
     _empty_the_queue(tabs[0].page, url)
     for tab in tabs:
-        # A sidebar that was put away stays away otherwise.
+        # A sidebar that was put away stays away otherwise. A page that failed to load has no storage to clear.
+        tab.page.goto(f"{url}/_stcore/health", timeout=120_000)
         tab.page.evaluate("localStorage.clear()")
         tab.page.goto(f"{url}/?batch=2&seq={_tokens(tab.number)}", wait_until="commit", timeout=120_000)
         tab.page.get_by_role("button", name="Run live").click(timeout=120_000)
