@@ -82,7 +82,7 @@ class Session:
         """The dense model's score on a held-out set, which no plan changes: made once on this machine."""
 
         def score() -> Metric:
-            key = score_key(loaded, held)
+            key = _score_key(loaded, held)
             found = kept(_SCORES, key)
             if found is not None:
                 with contextlib.suppress(KeyError, TypeError, ValueError):
@@ -104,13 +104,13 @@ class Session:
         return value
 
 
-def score_key(loaded: LoadedModel, held: HeldOut) -> str:
+def _score_key(loaded: LoadedModel, held: HeldOut) -> str:
     """Of what a dense score is made of: the weights, the text, and what computes."""
     digest = hashlib.sha256(f"{held.digest()} {loaded.device.type} {torch.__version__}".encode())
     digest.update(str(loaded.model.config.to_dict()).encode())
     for name, tensor in loaded.model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
 
 

@@ -88,18 +88,17 @@ class Pieces:
     """
 
     def __init__(self, dense: Any, samples: Samples, seed: int) -> None:
-        self._dense_model, self._seed = dense, seed
+        self._dense_model, self._samples, self._seed = dense, samples, seed
         self._batches = pad_batches(Encoded(samples.encoded, None, samples.labels), _BATCH, samples.pad_id)
         self._labels = torch.cat([batch["labels"] for batch in self._batches]).numpy()
         self._dense: list[torch.Tensor] = []
-        self._digest = hashlib.sha256(f"{samples} {seed}".encode()).hexdigest()
 
     @property
     def words(self) -> str:
         return f"{len(self._labels)} held-out pieces"
 
     def digest(self) -> str:
-        return self._digest
+        return hashlib.sha256(f"{self._samples} {self._seed}".encode()).hexdigest()
 
     def score(self, model: Any, tell: Tell | None = None) -> Metric:
         found = self._run(model, tell)
@@ -125,11 +124,12 @@ class Passages:
 
     def __init__(self, dense: Any, tokens: torch.Tensor, window: int, seed: int) -> None:
         self._text = Text(tokens, dense, window=window, batch=_WINDOWS, seed=seed)
-        self._seed = seed
-        self._digest = hashlib.sha256(f"{tokens.tolist()} {window} {seed}".encode()).hexdigest()
+        self._window, self._seed = window, seed
 
     def digest(self) -> str:
-        return self._digest
+        return hashlib.sha256(
+            f"{self._text.tokens.tolist()} {self._window} {self._seed}".encode()
+        ).hexdigest()
 
     @property
     def words(self) -> str:

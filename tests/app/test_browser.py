@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,14 @@ def test_first_full_view_comes_within_five_seconds(browser: Browser, tmp_path: P
             assert no_overflow(page)
             context.close()
     assert min(seconds) < FIRST_VIEW_SECONDS, seconds
+
+
+def test_the_page_names_the_script_of_its_charts(server: str) -> None:
+    with urllib.request.urlopen(server, timeout=30) as page:
+        named = re.findall(r"<(/static/js/PlotlyChart[^>]+)>; rel=modulepreload", page.headers["link"])
+    assert len(named) == 1
+    with urllib.request.urlopen(server + named[0], timeout=30) as script:
+        assert "javascript" in script.headers["content-type"] and "link" not in script.headers
 
 
 def test_rank_slider_live_run_cancel_and_two_tabs(tab: Callable[..., Page], scored_folder: Path) -> None:
