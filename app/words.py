@@ -111,14 +111,19 @@ def provenance(machine: Machine, seed: int) -> str:
     return f"{machine.label}, seed {seed}"
 
 
-def sentence(result: Comparison) -> list[Segment]:
-    """What came out, in one sentence: memory, then speed if the outputs are right, then what it cost in score."""
+def sentence(result: Comparison, *, scoring: bool = False) -> list[Segment]:
+    """What came out, in one sentence: memory, then speed if the outputs are right, then what it cost in score.
+
+    scoring: the run goes on, and the score is still to come.
+    """
     flash, dense = result.run("flash"), result.run("dense")
     if flash is None or dense is None:
         return [("This run holds no flash and dense pair, so nothing can be compared.", False)]
     memory = _memory(flash.peak_activation_bytes, dense.peak_activation_bytes)
     if flash.gate is not None and not flash.gate.passed:
         return [*memory, (", but its outputs fail the correctness check, so no speed is claimed.", False)]
+    if scoring and (flash.metric is None or dense.metric is None):
+        return [*memory, *_speed(flash, dense), ("; the score is coming.", False)]
     return [*memory, *_speed(flash, dense), *_cost(flash.metric, dense.metric, result.model.trained)]
 
 
@@ -195,7 +200,7 @@ def cards(result: Comparison, *, scoring: bool = False) -> list[Card]:
     return [
         _peak(flash, dense),
         _latency(flash, dense),
-        Card("Score", "scoring…", "every engine on held-out text, a moment more", "plain", 0.0)
+        Card("Score", "scoring…", "on held-out text", "plain", 0.0)
         if scoring and (flash.metric is None or dense.metric is None)
         else _score(flash.metric, dense.metric, result.model.trained),
         _parameters(result),

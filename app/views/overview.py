@@ -25,7 +25,7 @@ def render(settings: Settings, evidence: Evidence) -> None:
     if result is None:
         _empty(settings, evidence)
         return
-    markup.sentence(sentence(result), evidence.comparison_badge)
+    markup.sentence(sentence(result, scoring=evidence.scoring), evidence.comparison_badge)
     wrong = red_gate(result)
     if wrong:
         markup.notice(wrong, error=True)

@@ -173,7 +173,11 @@ def test_what_a_run_has_measured_is_on_screen_while_its_scores_are_to_come(
     desk.jobs.points = [dataclasses.replace(answer, runs=unscored)]  # type: ignore[list-item]
     at.run()
     assert (
-        "LIVE" in html(at) and "scoring…" in html(at) and "77.0 ms" in html(at) and "Shown:" not in html(at)
+        "LIVE" in html(at)
+        and "scoring…" in html(at)
+        and "the score is coming" in html(at)
+        and "77.0 ms" in html(at)
+        and "Shown:" not in html(at)
     )
     assert not desk.store.results
     desk.jobs.finish("job0")
