@@ -124,6 +124,13 @@ def _look(page: Any, show: Callable[[int], None]) -> None:
     show(1200)
 
 
+def _to_the_end(page: Any, show: Callable[[int], None]) -> None:
+    show(1200)
+    page.get_by_test_id("stMain").evaluate("page => page.scrollTo(0, page.scrollHeight)")
+    settled(page)
+    show(2200)
+
+
 def _present(page: Any, show: Callable[[int], None]) -> None:
     page.get_by_role("button", name="Full screen").click()
     settled(page)
@@ -139,7 +146,7 @@ def _present(page: Any, show: Callable[[int], None]) -> None:
 STOPS: dict[str, Callable[[Any, Callable[[int], None]], None]] = {
     "Ranks": _paint,
     "Memory": _look,
-    "Tiles": _look,
+    "Tiles": _to_the_end,
     "Accuracy": _look,
     "Generate": _look,
     "Roofline": _look,

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flashsvd.errors import InputError
-from flashsvd.onchip.calls import KernelCall
+from flashsvd.onchip.calls import KERNELS, KernelCall
+from flashsvd.onchip.sm_numbers import numbers, verdict
 from flashsvd.onchip.sm_trace import (
     SmTrace,
     SmTraces,
@@ -109,11 +110,18 @@ def test_what_is_no_trace_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_every_shipped_trace_opens() -> None:
+def test_every_shipped_trace_is_sound() -> None:
+    kernels = set()
     for path in files():
         found = read_trace(path)
+        words, predicted = verdict(found, numbers(found))
+        assert words != "more than predicted" and predicted >= 1, path
         assert found.command.startswith("python -m flashsvd.onchip.trace"), path
         assert found.repeats >= 20 and found.timer_step_ns < found.end_ns.max(), path
+        # Beyond that the picture would be that of another kernel.
+        assert abs(found.overhead) < 0.15 and found.error < 1e-3, path
+        kernels.add(found.call.kernel)
+    assert kernels == set(KERNELS)
 
 
 def test_a_call_finds_itself_and_else_the_nearest() -> None:

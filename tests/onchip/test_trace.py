@@ -174,6 +174,7 @@ def test_every_kernel_on_this_gpu(name: str, tmp_path: Path) -> None:
         assert found.seen == predicted or found.program_ns < 5000
     # Launching and ending take a few microseconds beside the programs.
     assert found.makespan_ns / 1e6 < 1.5 * made.instrumented_ms.p80
-    assert -0.2 < made.overhead < 0.5
+    # -11 % (a register fewer, so a program more on each multiprocessor) to +5 % on an H200.
+    assert -0.15 < made.overhead < 0.15
     write_trace(tmp_path / "one.parquet", made)
     assert read_trace(tmp_path / "one.parquet").call == CALLS[name]
