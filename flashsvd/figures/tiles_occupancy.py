@@ -12,8 +12,10 @@ from flashsvd.figures import theme
 from flashsvd.onchip.fullness import Fullness
 
 _ROW_PX = 24
-_TEXT_PX, _SECOND_PX = 308, 104
-"""Room for the words beside the bars, and where the second half of them starts."""
+_SECOND_PX = 104
+"""Where the second half of the words beside the bars starts."""
+_CHARACTER_PX, _LEAST = 5.4, 36
+"""Of a character of theirs, and room for how many there is at least."""
 
 _SHORT = {"shared memory": "shared", "tensor memory": "tensor"}
 
@@ -50,7 +52,7 @@ def occupancy_bars(rows: Sequence[Fullness], *, chosen: str, mode: str = "light"
             ),
         ]
     )
-    notes = []
+    notes, longest = [], _LEAST
     for row in rows:
         if row.refusal:
             text = escape(row.refusal)
@@ -61,12 +63,13 @@ def occupancy_bars(rows: Sequence[Fullness], *, chosen: str, mode: str = "light"
         limiter = _SHORT.get(row.limiter, row.limiter)
         share = f"<b>{row.warps}/{row.max_warps}</b>"
         words = f'<span style="color:{colours.text}">{share} · {limiter}</span>'
-        small = [f"{row.registers} reg", format_bytes(row.shared_bytes)]
-        if row.spill_bytes:
-            spilt = f"spills {format_bytes(row.spill_bytes)}"
-            small.append(f'<span style="color:{colours.mark}"><b>{spilt}</b></span>')
-        small.append(waves_words(row.waves))
-        for text, shift, size in ((words, 8, 11.5), (" · ".join(small), _SECOND_PX, 10.5)):
+        spilt = f"spills {format_bytes(row.spill_bytes)}" if row.spill_bytes else ""
+        small = [f"{row.registers} reg", format_bytes(row.shared_bytes), spilt, waves_words(row.waves)]
+        second = " · ".join(filter(None, small))
+        longest = max(longest, len(second))
+        marked = f'<span style="color:{colours.mark}"><b>{spilt}</b></span>'
+        second = second.replace(spilt, marked) if spilt else second
+        for text, shift, size in ((words, 8, 11.5), (second, _SECOND_PX, 10.5)):
             note = theme.label(mode, text, x=1, y=row.gpu, xref="x", xanchor="left", xshift=shift)
             notes.append(note | {"font": {"size": size, "color": colours.muted}})
     figure.update_layout(
@@ -90,7 +93,7 @@ def occupancy_bars(rows: Sequence[Fullness], *, chosen: str, mode: str = "light"
     figure.update_yaxes(autorange=False)
     # Categories of rows that have no bar are there by an empty one.
     figure.add_trace(go.Bar(y=names, x=[0] * len(names), orientation="h", hoverinfo="skip"))
-    figure.update_layout(margin={"l": 80, "r": _TEXT_PX, "t": 4, "b": 4})
+    figure.update_layout(margin={"l": 80, "r": _SECOND_PX + _CHARACTER_PX * longest, "t": 4, "b": 4})
     return figure
 
 

@@ -2,8 +2,8 @@
 
 M = diag(√d), d_j the squared gradient of the loss for the weights of input j, summed over sequences and outputs. On
 text that the model fits almost perfectly, a few sequences are all of the gradient: on stdlib-bert's training text (loss
-0.04) it does worse than plain SVD, KL 0.66 against 0.07 at keep 0.3, and with classes drawn from the model's own
-distribution in the place of the labels 0.20.
+0.04) it does worse than plain SVD, KL at keep 0.3 on 512 held-out pieces 0.237 against 0.140 per head and 0.66 against
+0.07 for whole matrices, where classes drawn from the model's own distribution in the place of the labels give 0.20.
 """
 
 from __future__ import annotations

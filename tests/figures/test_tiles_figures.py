@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flashsvd.figures import theme
@@ -49,6 +51,15 @@ def test_occupancy_has_a_bar_or_a_reason_for_every_gpu(mode: str) -> None:
     assert "8/48" in words and "spills 112 B" in words and "2.1 waves" in words and "120 reg" in words
     assert "the last 48 % full" in bars.customdata[1]
     assert list(figure.layout.yaxis.categoryarray) == ["T4", "A10", "H200"]
+
+
+def test_words_beside_the_bars_have_room() -> None:
+    """A row that spills says more than others, and its last words were cut."""
+    spilling = ROWS[1]
+    calm = replace(spilling, spill_bytes=0)
+    wide, narrow = (occupancy_bars((row,), chosen=row.gpu).layout.margin.r for row in (spilling, calm))
+    words = f"{spilling.registers} reg · 999 KiB · spills 112 B · 2.1 waves"
+    assert spilling.spill_bytes and wide > narrow and wide >= 104 + 5 * len(words)
 
 
 def test_a_program_colours_just_what_it_holds() -> None:

@@ -114,7 +114,8 @@ def flash_svd_ffn_v2(
     """act(p @ u1ᵀ + b1) @ v2ᵀ @ u2ᵀ + b2 with neither [M, D] nor [M, R2] in memory; inference only.
 
     p, u1, b1, v2, activation: as of `flash_svd_ffn`. u2: [N, R2], b2: [N] or None. out: [..., N]. Worth it for
-    its memory at small R2; from about 256 on, the plan goes by chunks, whose S is one chunk long.
+    its memory where R1 < R2: else `flash_svd_ffn` may write S over p. From R2 of about 256 on, the plan goes by
+    chunks, whose S is one chunk long.
     backend, the result and what is raised: as of `flash_svd_ffn`.
 
     Source: FlashSVD, arXiv 2508.01506, FFN v2, on a grid over rows alone: over output columns too, t would be
