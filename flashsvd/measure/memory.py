@@ -60,6 +60,9 @@ class Recorder(TorchDispatchMode):
 
     def __post_init__(self) -> None:
         super().__init__()
+        if self.device.type == "cuda" and self.device.index is None:
+            # As tensors name it, or none of them would be on it.
+            self.device = torch.device("cuda", torch.cuda.current_device())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
