@@ -169,7 +169,9 @@ def write_tour(frames: Frames, path: Path) -> None:
         method=6,
     )
     if path.stat().st_size > LARGEST_TOUR_BYTES:
-        sys.exit(f"{path} has {path.stat().st_size} bytes, more than {LARGEST_TOUR_BYTES}: use a lower quality")
+        sys.exit(
+            f"{path} has {path.stat().st_size} bytes, more than {LARGEST_TOUR_BYTES}: use a lower quality"
+        )
 
 
 def main() -> None:
