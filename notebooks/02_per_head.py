@@ -492,8 +492,8 @@ exercise(
 )
 ranks_found = best(spectra, 64)
 print(
-    f"what is cut, against equal ranks: "
-    f"{cut_off(spectra, ranks_found) / cut_off(spectra, [16] * 4):.1%}"
+    f"the best ranks cut {cut_off(spectra, ranks_found) / cut_off(spectra, [16] * 4):.1%} "
+    "of what equal ranks cut"
 )
 
 # %% [markdown]

@@ -299,7 +299,7 @@ def draw_paper(rows: int, rank: int, stages: int, on: str):
     )
     spills = ": more than 255, so some must spill" if registers > 255 else ""
     words = (
-        f"{rows} rows, rank {rank}, {stages} stages: {format_bytes(shared)} of shared "
+        f"{rows} rows, rank {rank}, {stages} stage{'s' * (stages > 1)}: {format_bytes(shared)} of shared "
         f"memory, {registers} registers for sums{spills}. On {on}: {fits}. All of U1 "
         f"and V2 is read {math.ceil(call.rows / rows):,} times, once by each block of rows."
     )
@@ -317,7 +317,8 @@ turn(
 # %% [markdown]
 # There is no best tile, only a trade: more rows read the factors less often, but fill registers and shared
 # memory, and leave fewer programs to hide each other's waiting. Few rows reach high occupancy and read far
-# more. Now what the compiler said, at the tiles that this project launches, rank by rank.
+# more. Now what the compiler said, at the tiles that this project launches, rank by rank. (These are numbers of
+# bf16, which T4 and V100 cannot compute with.)
 
 
 # %%
@@ -326,7 +327,7 @@ def draw_compiled(rank: int, on: str):
     here = next(bar for bar in bars if bar.gpu == on)
     found = compiled_table().find(big.with_rank(rank), on)
     if here.refusal:
-        return occupancy_bars(bars, chosen=on), f"rank {rank} on {on}: {here.refusal}"
+        return occupancy_bars(bars, chosen=on), f"rank {rank}: {on} {here.refusal}"
     guess = on_paper(found.tiles["block_m"], 32, rank, found.tiles["num_stages"])
     words = (
         f"rank {rank} on {on}: tiles of {found.tiles['block_m']} rows, "

@@ -230,7 +230,7 @@ predict(
 from flashsvd.kernels.rank_space.triton_kernel import rank_space_kernel
 
 shipped(rank_space_kernel, after="new_pivot = tl.max", before="total = total * shrink")
-shipped(rank_space_kernel, after="acc = tl.dot(weights", before="# The pointers move")
+shipped(rank_space_kernel, after="acc = tl.dot(weights", before="pivot = new_pivot")
 
 # %%
 backend = "triton" if device.type == "cuda" else "interpret"

@@ -299,7 +299,7 @@ with torch.no_grad():
 # $$q_i R_i R_j^\top k_j^\top = P_{q,i}\,\big(A_q\,R_{i-j}\,A_k^\top\big)\,P_{k,j}^\top .$$
 #
 # The core is another one for every distance: a model would have to hold one for each distance and head, and no
-# two tokens of a tile share one. Turn it:
+# two keys of a tile share one for the same query. Turn it:
 
 
 # %%
@@ -322,7 +322,9 @@ def draw_core(distance: int):
         f"{float((now - still).norm() / still.norm()):.0%} of its size"
     )
     return image(
-        now, f"A_q R A_kᵀ at distance {distance}", limit=float(still.abs().max())
+        now,
+        f"A<sub>q</sub> R A<sub>k</sub>ᵀ at distance {distance}",
+        limit=float(still.abs().max()),
     ), words
 
 

@@ -15,7 +15,7 @@
 # # 07 · The feed-forward, streamed once
 #
 # Between its two matrices a feed-forward holds the widest tensor of the layer. Streamed in tiles, it is never
-# anywhere. But a careless grid makes every tile of it several times, and throws away what streaming won.
+# there as a whole. But a careless grid makes every tile of it several times, and throws away what streaming won.
 #
 # **You will be able to** stream a feed-forward between its outer factors · read a kernel's recompute factor off
 # its grid · write the kernel that makes every tile once, and say what it pays in registers.

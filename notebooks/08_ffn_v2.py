@@ -209,7 +209,7 @@ def draw_grid(columns: int):
         level=(1.0, "one program for all columns"),
     )
     words = (
-        f"{columns} columns in a program: t and S are made {-(-hidden // columns)} times, "
+        f"{columns} columns in a program, {-(-hidden // columns)} to a block of rows, each with its own t and S: "
         f"{flops(columns, rank):.1f} times the FLOPs, whatever the rank"
     )
     return figure, words
@@ -297,8 +297,8 @@ for r1, r2 in ((128, 128), (64, 240), (240, 64)):
 # %% jupyter={"source_hidden": true} tags=["question"]
 choose(
     "16,384 tokens on an H200: at which ranks does v2 win?",
-    ["at all", "at the smallest", "at the largest", "at none"],
-    "at the smallest",
+    ["all", "the smallest", "the largest", "none"],
+    "the smallest",
     why="At rank 32 the products are small, so what is saved counts, and v1's kernel for Hopper pads its ranks to 64. "
     "From 64 on that kernel wins, and above 128 the library has none for v2 in half types.",
 )

@@ -385,8 +385,8 @@ choose(
 )
 
 # %% [markdown]
-# Made again at every step: that is what the attention kernel on factors does when it is given a cache of $P$.
-# It rebuilds a tile of keys on chip, turns it, scores it. Here with random factors: first in memory, then
+# To make keys again at every step is what the attention kernel on factors does when it is given a cache of
+# $P$. It rebuilds a tile of keys on chip, turns it, scores it. Here with random factors: first in memory, then
 # tile by tile, then fused.
 
 # %%
@@ -559,8 +559,8 @@ def draw_step(model: str, batch: int, context: int):
     }
     whole = weights + cache
     words = (
-        f"{model}, {batch} x {context:,} tokens: half the weights leave {(kept + cache) / whole:.0%} "
-        f"of the bytes, with values at rank {value} {(kept + narrow) / whole:.0%}"
+        f"{model}, {batch} × {context:,} tokens: half the weights leave {(kept + cache) / whole:.0%} "
+        f"of the bytes; values at rank {value} as well, {(kept + narrow) / whole:.0%}"
     )
     return amounts(ways, unit="GB read in a step"), words
 

@@ -25,6 +25,8 @@
 # **Before this** lesson 01. **Time** 25 minutes. **Needs** no GPU, no network.
 
 # %%
+import textwrap
+
 import torch
 
 import flashsvd
@@ -343,8 +345,8 @@ for name, curve in curves.items():
     print(f"{name:7} {shares} kept; dense {curve.dense.value:.1%}")
 
 # %% [markdown]
-# Is that why FWSVD falls behind? Its weights $d$ are sums over sequences of squared gradients, and one
-# sequence's gradient of $W$ is $\delta^\top x$: the gradients of the outputs times the inputs. For the layer
+# What does FWSVD go by? Its weights $d$ are sums over sequences of squared gradients, and one sequence's
+# gradient of $W$ is $\delta^\top x$: the gradients of the outputs times the inputs. For the layer
 # from above, piece by piece:
 
 # %%
@@ -371,6 +373,9 @@ print(
 )
 
 # %% [markdown]
+# A few pieces decide a good part of what FWSVD keeps. That fits its place among the curves, and does not prove
+# that it is the reason.
+#
 # Now live, with the statistics from above: an eighth of the calibration text of the recording, a fifth of the
 # weights kept, and few pieces to score, so read the KL divergence from the dense model and not the accuracy.
 # The gain is smaller than the recorded one. The same 32 pieces were enough to halve the error of the layer
@@ -460,7 +465,7 @@ print(
 
 # %% [markdown]
 # Two things to take away. The error on the calibration text itself says nothing when there is little of it:
-# with fewer tokens than the rank it is zero. And the *inputs'* width is no threshold: whitening gains long
+# with no more tokens than ranks it is zero. And the *inputs'* width is no threshold: whitening gains long
 # before the Gram matrix has full rank, since most of the energy is in the first few directions. It is
 # Cholesky that insists:
 
@@ -471,7 +476,7 @@ short = collect(loaded, [{k: t[:1] for k, t in text[0].items()}], ["gram"]).by_s
 try:
     decompose_slot(wide, down, method_named("whiten:sqrt=cholesky"), short, layer=layer)
 except CheckpointError as error:
-    print(error)
+    print(textwrap.fill(str(error), 96))
 print(
     "eigh:",
     list(decompose_slot(wide, down, method_named("whiten"), short, layer=layer).u.shape),

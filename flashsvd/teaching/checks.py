@@ -141,6 +141,11 @@ def _alike(mine: Any, wrong: Any) -> bool:
 
 
 def _difference(mine: Any, reference: Any, error: float) -> str:
+    if isinstance(reference, (tuple, list)):
+        errors = [_error(one, right) or 0.0 for one, right in zip(mine, reference, strict=True)]
+        worst = errors.index(max(errors))
+        said = _difference(mine[worst], reference[worst], errors[worst])
+        return f"value {worst + 1} of {len(reference)}: {said}"
     if isinstance(reference, torch.Tensor):
         if bool(mine.isnan().any()):
             return f"{int(mine.isnan().sum())} of {mine.numel()} values are NaN"
@@ -158,4 +163,4 @@ def _difference(mine: Any, reference: Any, error: float) -> str:
 def _called(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"a tensor {tuple(value.shape)}"
-    return f"{type(value).__name__} {value!r}"[:80]
+    return f"{type(value).__name__} {' '.join(repr(value).split())}"[:80]

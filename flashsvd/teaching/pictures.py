@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from IPython.display import DisplayHandle
 
 PLOTLY = "application/vnd.plotly.v1+json"
+_PLOTLY_HEIGHT = 360
+"""Pixels of a figure in JupyterLab that names no height."""
 
 
 def show(figure: go.Figure, alt: str) -> None:
@@ -43,6 +45,19 @@ def bundle(figure: go.Figure, alt: str) -> dict[str, Any]:
     drawn["layout"] |= {"paper_bgcolor": colours.surface, "plot_bgcolor": colours.surface}
     drawn["config"] = {"displayModeBar": False, "responsive": True}
     return {PLOTLY: drawn, "text/plain": alt}
+
+
+def redraw(handle: DisplayHandle, figure: go.Figure, alt: str) -> None:
+    """Draws a figure in the place of one that was shown.
+
+    JupyterLab's plotly keeps a figure once it is drawn, so an empty box of the same size and colour comes in between.
+    """
+    drawn = bundle(figure, alt)
+    layout = drawn[PLOTLY]["layout"]
+    height, colour = layout.get("height", _PLOTLY_HEIGHT), layout["paper_bgcolor"]
+    box = f"<div style='height:{height}px;background:{colour}'></div>"
+    handle.update({"text/html": box, "text/plain": alt}, raw=True)
+    handle.update(drawn, raw=True)
 
 
 def image(values: torch.Tensor, title: str, *, limit: float | None = None, height: int = 260) -> go.Figure:

@@ -1,4 +1,4 @@
-"""Controls under a picture that is drawn anew when one of them is turned."""
+"""Controls above a picture that is drawn anew when one of them is turned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flashsvd.errors import FlashSVDError
-from flashsvd.teaching.pictures import bundle, framed, shown, widget_or
+from flashsvd.teaching.pictures import bundle, framed, redraw, shown, widget_or
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -32,8 +32,9 @@ def menu(values: Sequence[Any], start: Any = None) -> Control:
 def turn(draw: Callable[..., Drawn], **controls: Control) -> None:
     """Draws `draw(**values)` and a control for each name, and draws it again whenever one is turned.
 
-    `draw` gives (figure, words); the words stand under the controls. Where the notebook is only read, the picture of
-    the starting values stays. An error of the library's is shown in place of the words and keeps the last picture.
+    `draw` gives (figure, words); the words stand under the controls, the picture below. Where the notebook is only
+    read, the picture of the starting values stays. An error of the library's is shown in place of the words and keeps
+    the last picture.
 
     >>> turn(lambda r: (None, f"rank {r}"), r=slider([1, 2], 3))
     Traceback (most recent call last):
@@ -44,22 +45,11 @@ def turn(draw: Callable[..., Drawn], **controls: Control) -> None:
         if start not in values:
             raise FlashSVDError(f"{name} starts at {start!r}, which is not one of its values")
     figure, words = draw(**{name: start for name, (_, start, _) in controls.items()})
-    handle = shown(bundle(figure, words))
 
     def box() -> ipywidgets.Widget:
         import ipywidgets
 
-        made = {}
-        for name, (values, start, slides) in controls.items():
-            kind = ipywidgets.SelectionSlider if slides else ipywidgets.Dropdown
-            made[name] = kind(
-                options=[(str(value), value) for value in values],
-                value=start,
-                description=name.replace("_", " "),
-                continuous_update=True,
-                style={"description_width": "initial"},
-                layout={"width": "26em"} if slides else {"width": "auto"},
-            )
+        made = {name: _control(name, *control) for name, control in controls.items()}
         line = ipywidgets.HTML(words)
 
         def turned(_: Any) -> None:
@@ -69,7 +59,7 @@ def turn(draw: Callable[..., Drawn], **controls: Control) -> None:
                 line.value = html.escape(str(error))
                 return
             if handle is not None:
-                handle.update(bundle(figure, line.value), raw=True)
+                redraw(handle, figure, line.value)
 
         for control in made.values():
             control.observe(turned, "value")
@@ -81,3 +71,19 @@ def turn(draw: Callable[..., Drawn], **controls: Control) -> None:
         for name, (values, _, _) in controls.items()
     )
     widget_or(box, framed("Turn", f"Run this cell to turn {named}. {words}"))
+    # JupyterLab makes all of a cell's outputs anew when the first one changes: a slider would slip out of the hand.
+    handle = shown(bundle(figure, words))
+
+
+def _control(name: str, values: Sequence[Any], start: Any, slides: bool) -> ipywidgets.Widget:
+    """A slider or a list, both of one width: a list without one is as wide as the page."""
+    import ipywidgets
+
+    kind = ipywidgets.SelectionSlider if slides else ipywidgets.Dropdown
+    return kind(
+        options=[(str(value), value) for value in values],
+        value=start,
+        description=name.replace("_", " "),
+        style={"description_width": "initial"},
+        layout={"width": "26em"},
+    )

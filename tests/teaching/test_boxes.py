@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flashsvd.errors import FlashSVDError, InputError
 from flashsvd.teaching import choose, menu, predict, slider, turn
-from flashsvd.teaching.boxes import read_number
+from flashsvd.teaching.boxes import chosen, judged, read_number
 from flashsvd.teaching.pictures import framed
 from flashsvd.teaching.shipped import fenced
 
@@ -25,6 +25,45 @@ def test_anything_else_is_one_line(text: str) -> None:
     with pytest.raises(InputError, match="expected a number such as") as caught:
         read_number(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("192", "MiB", 192),
+        ("192 MiB", "MiB", 192),
+        ("192mib", "MiB", 192),
+        ("0.5 GiB", "MiB", 512),
+        ("0.5 GiB", "KiB", 2**19),
+        ("1.6", "%", 1.6),
+        ("1.6 %", "%", 1.6),
+        ("128 registers", "registers", 128),
+        ("6.5×", "", 6.5),
+        ("8 x", "", 8),
+        ("108 %", "", 1.08),
+    ],
+)
+def test_a_guess_is_in_the_unit_beside_its_box(text: str, unit: str, value: float) -> None:
+    assert read_number(text, unit) == pytest.approx(value)
+    assert judged(text, value, unit, 0.05, "is that").startswith("Right")
+
+
+@pytest.mark.parametrize(("text", "unit"), [("5 %", "MiB"), ("5 MiB", "registers"), ("5 KiB", "%")])
+def test_a_guess_in_a_unit_of_another_kind_is_refused(text: str, unit: str) -> None:
+    assert "expected a number" in judged(text, 5.0, unit, 0.05, "is that")
+
+
+def test_without_a_guess_there_is_no_answer() -> None:
+    assert "guess first" in judged("  ", 5.0, "", 0.05, "is 5") and "is 5" not in judged(
+        "  ", 5.0, "", 0.05, "is 5"
+    )
+    assert judged("<i>", 5.0, "", 0.05, "is 5").endswith("got &#x27;&lt;i&gt;&#x27;")
+    assert judged("4", 5.0, "MiB", 0.05, "is 5") == "You said 4 MiB: it is 5"
+
+
+def test_a_choice_is_told_in_whole_words() -> None:
+    assert chosen("a<b", "a<b", "So.") == "Right: <b>“a&lt;b”</b>. So."
+    assert chosen("they grow", "nothing", "So.").startswith("Not “they grow” but <b>“nothing”</b>")
 
 
 def test_outside_a_notebook_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

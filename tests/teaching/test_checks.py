@@ -72,6 +72,16 @@ def test_what_cannot_be_compared_is_said_in_one_line(mine: object, reference: ob
     assert judged(mine, reference) == f"✗ it: {said}"
 
 
+def test_of_several_values_the_worst_is_told_in_one_line() -> None:
+    x = torch.arange(400.0).reshape(20, 20)
+    assert judged([x, x + 399], [x, x]) == (
+        "✗ it: value 2 of 2: off by 1.0e+00 of the largest value; most at [0, 0], where 399 should be 0"
+    )
+    assert judged([1, 5, 3], [1, 2, 3]) == "✗ it: value 2 of 3: got 5, expected something else"
+    assert judged([2.0, 1.5], [2.0, 1.0]) == "✗ it: value 2 of 2: got 1.5, off by 50.0%"
+    assert "\n" not in judged([x], [x, x]) and "\n" not in judged([[x], x], [x, x])
+
+
 def test_a_mistake_is_named_where_its_value_comes_out() -> None:
     x = torch.randn(4, 4)
     mistakes = {"the scale is missing": x * 8, "transposed": x.T.contiguous()[:, :3]}
