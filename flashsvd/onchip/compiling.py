@@ -35,7 +35,7 @@ from flashsvd.kernels.rank_space.compile_case import RankSpaceCase
 from flashsvd.kernels.rank_space.hopper_case import RankSpaceHopperCase
 from flashsvd.kernels.resources import Case, FfnCase, case_source, source_resources
 from flashsvd.kernels.step.compile_case import StepKernelCase
-from flashsvd.kernels.step.tiles import row_tiles
+from flashsvd.kernels.step.tiles import product_tiles
 from flashsvd.kernels.tiles import rank_space_tiles, shared_limit_bytes
 from flashsvd.onchip.calls import KERNELS, KernelCall
 from flashsvd.onchip.compiled import Compiled
@@ -188,7 +188,7 @@ def _step(call: KernelCall, on: Gpu) -> Prepared:
         rank=call.rank,
         multiprocessors=on.sm_count,
     )
-    tiles = row_tiles(call.batch, call.width, call.rank, dtype, on.sm_count, gated=True)
+    tiles = product_tiles(call.batch, call.width, call.rank, dtype, on.sm // 10, on.sm_count, gated=True)
     return Prepared(case, dataclasses.asdict(tiles), (math.ceil(call.width / tiles.block_n), tiles.splits))
 
 

@@ -246,10 +246,8 @@ def _heads(
 
 
 def _step(call: KernelCall, tiles: dict[str, Any], draw: Draw) -> Made:
-    from flashsvd.kernels.step.block_kernel import block_kernel
     from flashsvd.kernels.step.instructions import Product, Program, Rows
     from flashsvd.kernels.step.launch import Chain
-    from flashsvd.kernels.step.row_kernel import row_kernel
 
     p = draw(call.batch, 2 * call.rank)
     gate, up = (
@@ -266,4 +264,5 @@ def _step(call: KernelCall, tiles: dict[str, Any], draw: Draw) -> Made:
         chain()
         return out
 
-    return row_kernel if call.batch == 1 else block_kernel, run, chain
+    kernel, _, _ = chain.given()[0]
+    return kernel, run, chain

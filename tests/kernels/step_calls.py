@@ -22,6 +22,7 @@ from flashsvd.kernels.step import (
     Squares,
     prepare_step,
 )
+from flashsvd.kernels.step.tiles import WIDE_BATCH
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,9 @@ def _feed_forward(batch: int, hidden: int, width: int, dtype: torch.dtype) -> Fe
 
 
 def step_rows(batch: int, hidden: int, width: int) -> KernelCall:
-    """The products of a feed-forward, by the kernel for one sequence or that for several."""
+    """The products of a feed-forward, by the kernel for one sequence or those for several."""
     return KernelCall(
-        "step_row" if batch == 1 else "step_block",
+        "step_row" if batch == 1 else "step_wide" if batch <= WIDE_BATCH else "step_block",
         f"B{batch} N{width} K{hidden}",
         functools.partial(_feed_forward, batch, hidden, width),
         lambda given, backend, out: given.run(backend, out),

@@ -204,7 +204,7 @@ def mapped(program: Program, dtype: torch.dtype | None = None, device: str = "cp
     def tensor(old: torch.Tensor) -> torch.Tensor:
         key = old.untyped_storage().data_ptr()
         if key not in stores:
-            flat = torch.empty(0, dtype=old.dtype).set_(old.untyped_storage())
+            flat = torch.empty(0, dtype=old.dtype, device=old.device).set_(old.untyped_storage())
             wide = dtype if dtype is not None and (old.dtype in (weights, torch.float32)) else old.dtype
             stores[key] = flat.to(device, wide, copy=True)
         return stores[key].as_strided(old.shape, old.stride(), old.storage_offset())

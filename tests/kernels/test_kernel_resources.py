@@ -28,7 +28,7 @@ from flashsvd.kernels.rebuild.compile_case import RebuildCase
 from flashsvd.kernels.rebuild.tiles import rebuild_tiles
 from flashsvd.kernels.resources import compile_case, default_cases, runs_on
 from flashsvd.kernels.step.compile_case import StepKernelCase, step_cases
-from flashsvd.kernels.step.tiles import row_tiles
+from flashsvd.kernels.step.tiles import product_tiles
 from flashsvd.kernels.tiles import rank_space_tiles, shared_limit_bytes
 
 CONSUMER_SHARED_BYTES = 99 * 1024
@@ -88,6 +88,7 @@ def test_every_case_compiles_for_every_target(compiled: list[dict[str, Any]]) ->
         "rebuild_kernel",
         "row_kernel",
         "block_kernel",
+        "wide_kernel",
         "head_kernel",
         "attend_kernel",
     }
@@ -212,8 +213,9 @@ def test_tiles_depend_on_the_arguments_alone() -> None:
         elif isinstance(case, LinearCase):
             assert case.tiles in linear_candidates()
         elif isinstance(case, StepKernelCase):
-            sizes = (case.batch, case.width, case.rank, case.dtype, 132)
-            assert row_tiles(*sizes) == row_tiles(*sizes)
+            for major in (8, 9):
+                sizes = (case.batch, case.width, case.rank, case.dtype, major, 132)
+                assert product_tiles(*sizes) == product_tiles(*sizes)
         elif isinstance(case, BlockCase):
             sizes = (case.rows, case.hidden, case.rank, case.rank)
             assert block_tiles(*sizes) == block_tiles(*sizes)

@@ -15,6 +15,7 @@ from step_cases import CASES, StepCase, mapped, results, step_program
 
 from flashsvd.kernels.backend import gpu_of
 from flashsvd.kernels.gate import BASELINE_FACTOR, assert_close, relative_error
+from flashsvd.kernels.starter import Launch
 from flashsvd.kernels.step import MOST_ROWS, Heads, Program, launch, prepare_step
 
 pytestmark = pytest.mark.gpu
@@ -41,6 +42,8 @@ LARGE = (
              place=700, capacity=701, vocabulary=3001),
     StepCase("Qwen3, norms of heads", hidden=1024, width=3072, heads=16, kv_heads=8, head_dim=128, ranks=(400,),
              head_norm=True, batch=4, shares=4, place=300, capacity=310),
+    StepCase("Qwen2.5-0.5B, 8 sequences", hidden=896, width=4864, heads=14, head_dim=64, ranks=(200,), bias=True,
+             batch=8, shares=4, place=300, capacity=301, vocabulary=3001, padded=True),
     StepCase("GPT-2", hidden=768, width=3072, heads=12, kv_heads=12, head_dim=64, ranks=(40,), whole=False, gated=False,
              layer_norm=True, rotary=False, bias=True, activation="gelu_tanh", batch=2, shares=4, place=900,
              capacity=1024),
@@ -71,14 +74,13 @@ def poisoned(program: Program) -> None:
             step.out.fill_(float("nan"))
 
 
-@every_case
-@pytest.mark.parametrize("dtype", GPU_DTYPES, ids=str)
-def test_the_kernels_are_the_definition(case: StepCase, dtype: torch.dtype) -> None:
+def assert_is_the_definition(case: StepCase, dtype: torch.dtype, run: Callable[[Program], None]) -> None:
+    """Everything that `run` leaves of a step, against the definition in fp64 and in the dtype."""
     wide, plain = on_gpu(case, dtype, torch.float64), on_gpu(case, dtype)
     for program in (wide, plain):
         prepare_step(program, "naive")()
     program = on_gpu(case, dtype)
-    prepare_step(program, "triton")()
+    run(program)
     expected, baseline = results(wide), results(plain)
     for name, found in results(program).items():
         if dtype == torch.float32:
@@ -89,7 +91,27 @@ def test_the_kernels_are_the_definition(case: StepCase, dtype: torch.dtype) -> N
         assert error <= BASELINE_FACTOR * usual, f"{name}: {error:.3g} is above twice {usual:.3g}"
 
 
-@pytest.mark.parametrize("batch", [2, 16, 33, MOST_ROWS])
+@every_case
+@pytest.mark.parametrize("dtype", GPU_DTYPES, ids=str)
+def test_the_kernels_are_the_definition(case: StepCase, dtype: torch.dtype) -> None:
+    assert_is_the_definition(case, dtype, lambda program: prepare_step(program, "triton")())
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in (*CASES, *LARGE) if 1 < case.batch < 17], ids=lambda case: case.name
+)
+def test_the_kernels_of_older_gpus_are_the_definition(case: StepCase) -> None:
+    """Before compute capability 9 several sequences go by another kernel, and no kernel begins early."""
+
+    def run(program: Program) -> None:
+        chain = launch.Chain(program, gpu_of(program.tokens.device)._replace(major=8))
+        assert not chain.chained
+        chain()
+
+    assert_is_the_definition(case, torch.bfloat16, run)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8, 15, 16, 17, 33, MOST_ROWS])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_batch_runs(batch: int, dtype: torch.dtype) -> None:
     """Also with narrow heads, whose tiles are long."""
@@ -154,14 +176,18 @@ def test_a_thousand_steps_are_one_step(case: StepCase, busy: bool) -> None:
 def test_kernels_that_wait_for_one_another_give_the_same_bits(
     case: StepCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plain launches, as on GPUs before compute capability 9."""
+    """Plain launches of the same kernels."""
     chained, plain = (on_gpu(case, torch.bfloat16) for _ in range(2))
     prepare_step(chained, "triton")()
-    own = gpu_of(plain.tokens.device)
-    monkeypatch.setattr(launch, "gpu_of", lambda device: own._replace(major=8))
-    run: Any = prepare_step(plain, "triton")
-    assert not run.chained
-    run()
+
+    def without_chain(
+        kernel: Any, grid: Any, tensors: Any, fixed: Any, device: Any, **options: Any
+    ) -> Launch:
+        options.pop("launch_pdl", None)
+        return Launch(kernel, grid, tensors, {**fixed, "CHAINED": False}, device, **options)
+
+    monkeypatch.setattr(launch, "Launch", without_chain)
+    prepare_step(plain, "triton")()
     assert torch.equal(all_results(chained), all_results(plain))
 
 

@@ -9,7 +9,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashsvd.kernels.step.tiles import MOST_ROWS, MOST_SHARES, attend_tiles, head_tiles, row_tiles, shares_of
+from flashsvd.kernels.step.tiles import (
+    MOST_ROWS,
+    MOST_SHARES,
+    MOST_STEPS,
+    WIDE_BATCH,
+    WideTiles,
+    attend_tiles,
+    head_tiles,
+    product_tiles,
+    row_tiles,
+    shares_of,
+    wide_tiles,
+)
 from flashsvd.kernels.tiles import next_power_of_two
 
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
@@ -73,6 +85,67 @@ def test_rows_are_cut_into_what_a_kernel_takes(
     columns = tiles.block_n + max(16, next_power_of_two(batch))
     stages = tiles.num_stages * tiles.block_k * dtype.itemsize * (2 if gated else 1)
     assert stages * columns <= 99 * 1024
+
+
+@given(st.integers(1, 200_000), st.integers(1, 4000).map(lambda n: 8 * n), multiprocessors, st.booleans())
+def test_wide_products_are_cut_into_what_a_kernel_takes(
+    rows: int, width: int, count: int, gated: bool
+) -> None:
+    tiles = wide_tiles(rows, width, count, gated=gated)
+    assert tiles == wide_tiles(rows, width, count, gated=gated)
+    assert all(map(is_power, (tiles.block_n, tiles.block_k, tiles.splits, tiles.num_warps)))
+    # Layouts: 8 rows to a warp and 4 threads to 32 columns; two neighbours to a thread when sums are added.
+    assert 16 <= tiles.block_n <= 64 and tiles.block_k // tiles.num_warps >= 32
+    assert 1 <= tiles.x_ahead <= tiles.ahead
+    assert math.ceil(width / (tiles.block_k * tiles.splits)) <= MOST_STEPS
+    # Weights and x on their way, the next of each, and the sums of a product; two programs to a multiprocessor.
+    threads = 32 * tiles.num_warps
+    tile, part = (n * tiles.block_k * 2 / 4 / threads for n in (tiles.block_n, WIDE_BATCH))
+    held = tiles.ahead * tile + tiles.x_ahead * part + tiles.block_n * WIDE_BATCH / 32
+    assert held <= tiles.registers <= 255 and 2 * tiles.registers * threads <= 65536
+    # A share has two steps at least, and shares are for few rows.
+    assert tiles.splits == 1 or width / tiles.splits >= 2 * tiles.block_k
+    blocks = math.ceil(rows / tiles.block_n)
+    assert tiles.splits <= 8 * max(1, math.ceil(width / (MOST_STEPS * tiles.block_k)))
+    assert tiles.splits == 1 or blocks <= count or width > MOST_STEPS * tiles.block_k
+
+
+MEASURED = {
+    (3072, 4096): WideTiles(16, 256, 1, 4, 6, 4, 255),
+    (1024, 4096): WideTiles(32, 512, 4, 8, 2, 2, 128),
+    (4096, 1024): WideTiles(32, 512, 1, 8, 2, 2, 128),
+    (2992, 4096): WideTiles(16, 256, 1, 4, 6, 4, 255),
+    (11008, 1496): WideTiles(32, 256, 1, 4, 2, 2, 168),
+    (1496, 11008): WideTiles(32, 256, 4, 4, 4, 4, 255),
+    (4096, 1496): WideTiles(32, 512, 1, 8, 2, 1, 128),
+    (14336, 1496): WideTiles(32, 256, 1, 4, 4, 4, 255),
+    (2048, 4096): WideTiles(32, 512, 4, 8, 2, 2, 128),
+}
+"""Of Llama-2-7B and Llama-3-8B at ranks 1024 and 1496, on an H200, the fastest of those tried or within 1% of it."""
+
+
+@pytest.mark.parametrize(("rows", "width"), MEASURED)
+def test_layers_have_the_tiles_that_were_measured(rows: int, width: int) -> None:
+    assert wide_tiles(rows, width, 132, gated=rows > 10000) == MEASURED[rows, width]
+
+
+def test_fewer_rows_have_more_shares_and_narrow_products_fewer_steps() -> None:
+    assert [wide_tiles(rows, 8192, 132).splits for rows in (4096, 2048, 1024, 256)] == [1, 4, 8, 8]
+    assert [wide_tiles(1024, width, 132).splits for width in (8192, 2048, 1024, 64)] == [8, 2, 1, 1]
+
+
+@pytest.mark.parametrize("major", [0, 7, 8, 9, 10, 12])
+def test_several_sequences_in_a_half_type_have_wide_tiles_on_hopper(major: int) -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        wide = {
+            batch
+            for batch in range(1, MOST_ROWS + 1)
+            if isinstance(product_tiles(batch, 640, 256, dtype, major, 132), WideTiles)
+        }
+        half = dtype != torch.float32
+        assert wide == (set(range(2, 17)) if major == 9 and half else set())
+        # The head of a vocabulary: x would be read too often.
+        assert not isinstance(product_tiles(16, 32_000, 4096, dtype, major, 132), WideTiles)
 
 
 @given(st.integers(1, MOST_ROWS), st.integers(1, 32).map(lambda n: 8 * n), dtypes)

@@ -1,7 +1,7 @@
 """A whole decode step as one op: a program of instructions over tensors, run for one new token per sequence.
 
-In plain torch every instruction is an op or two; on a GPU one Triton kernel, which begins while the one before it
-ends. A step allocates nothing, so that it can be captured as one CUDA graph.
+In plain torch every instruction is an op or two; on a GPU one Triton or Gluon kernel, which begins while the one before
+it ends. A step allocates nothing, so that it can be captured as one CUDA graph.
 """
 
 from __future__ import annotations

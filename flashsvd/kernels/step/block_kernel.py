@@ -1,7 +1,8 @@
 """W·xᵀ for 2 to 64 rows of x, in Triton: on the matrix units, W read once.
 
 A program takes BN rows of W and a share of its columns; of the programs that share rows, the one that is done last adds
-their sums in order, so that the result does not depend on which it was.
+their sums in order, so that the result does not depend on which it was. On Hopper half types of up to 16 sequences go
+by `wide_kernel`.
 """
 
 # mypy: allow-untyped-defs
@@ -10,8 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flashsvd.kernels.ffn.triton_parts import activate
 from flashsvd.kernels.step.chain import last_of, wait
+from flashsvd.kernels.step.outcome import sum_of, write
 
 
 @triton.jit
@@ -66,15 +67,6 @@ def _both_products(
 
 
 @triton.jit
-def _sum_of(base, step, place, SPLITS: tl.constexpr):
-    """What the programs of one block left, added in order."""
-    y = tl.load(base + place, cache_modifier=".cg")
-    for split in tl.static_range(1, SPLITS):
-        y += tl.load(base + split * step + place, cache_modifier=".cg")
-    return y
-
-
-@triton.jit
 def block_kernel(
     x,
     w,
@@ -100,7 +92,7 @@ def block_kernel(
     x_up_stride8,
     out_stride,
     norm_width,
-    parts,
+    squares_parts,
     eps,
     one,
     HAS_BIAS: tl.constexpr,
@@ -145,6 +137,7 @@ def block_kernel(
         y = _products(
             x, w, m, n, batch, rows, x_stride8 * 8, stride, first, last, one, BM, BN, BK, EXACT, PRECISION
         )
+        up = y
     done = True
     if SPLITS > 1:
         KINDS: tl.constexpr = 2 if GATED else 1
@@ -158,35 +151,17 @@ def block_kernel(
     if done:
         if SPLITS > 1:
             base = sums + block * (SPLITS * KINDS * BN * BM)
-            y = _sum_of(base, KINDS * BN * BM, place, SPLITS)
+            y = sum_of(base, KINDS * BN * BM, place, SPLITS)
             if GATED:
-                up = _sum_of(base + BN * BM, KINDS * BN * BM, place, SPLITS)
-        in_n, in_m = n < rows, m < batch
-        inside = in_n[:, None] & in_m[None, :]
-        at = m[None, :] * out_stride + n[:, None]
+                up = sum_of(base + BN * BM, KINDS * BN * BM, place, SPLITS)
+        total = None
         if NORMED or NORMED_UP:
             part = tl.arange(0, BP)
-            there = in_m[:, None] & (part < parts)[None, :]
-            total = tl.sum(tl.load(squares + m[:, None] * parts + part[None, :], mask=there, other=0.0), 1)
-            rstd = tl.div_rn(1.0, tl.sqrt_rn(total / norm_width + eps))
-        if NORMED:
-            y = y * rstd[None, :]
-        if HAS_BIAS:
-            y += tl.load(bias + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-        if ACTIVATION != "none":
-            y = activate(y, ACTIVATION, EXACT, False)
-        if GATED:
-            if NORMED_UP:
-                up = up * rstd[None, :]
-            if HAS_BIAS:
-                up += tl.load(bias_up + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-            y = y * up
-        if ADDED:
-            y += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
-        if SCALED:
-            y = y.to(out.dtype.element_ty).to(tl.float32)
-            shift = tl.load(gamma + n, mask=in_n, other=0.0).to(tl.float32)
-            tl.store(scaled + at, (y * shift[:, None]).to(scaled.dtype.element_ty), mask=inside)
-            own = tl.sum(tl.where(inside, y * y, 0.0), 0)
-            tl.store(out_squares + m * tl.num_programs(0) + block, own, mask=in_m)
-        tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
+            there = (m < batch)[:, None] & (part < squares_parts)[None, :]
+            total = tl.sum(
+                tl.load(squares + m[:, None] * squares_parts + part[None, :], mask=there, other=0.0), 1
+            )
+        write(
+            y, up, total, n, m, bias, bias_up, residual, gamma, out, scaled, out_squares, batch, rows, out_stride,
+            norm_width, eps, HAS_BIAS, ACTIVATION, GATED, NORMED, NORMED_UP, ADDED, SCALED, EXACT,
+        )  # fmt: skip

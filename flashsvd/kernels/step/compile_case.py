@@ -62,6 +62,7 @@ class StepKernelCase:
     def source(self, sm: int) -> tuple[Any, dict[str, int]]:
         """What Triton compiles, and launch options: as for a GPU of compute capability `sm`."""
         from triton.compiler import ASTSource
+        from triton.experimental.gluon._runtime import GluonASTSource
 
         from flashsvd.kernels.step.launch import Chain
 
@@ -77,7 +78,8 @@ class StepKernelCase:
             signature[name] = _type_of(value)
             if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
                 aligned[(place,)] = [["tt.divisibility", 16]]
-        return ASTSource(kernel, signature, constants, aligned), options
+        source = GluonASTSource if kernel.is_gluon() else ASTSource
+        return source(kernel, signature, constants, aligned), options
 
     def _program(self) -> Program:
         """The instruction and what it reads, without memory."""
@@ -148,13 +150,11 @@ def _type_of(value: object) -> str:
 def step_cases() -> tuple[StepKernelCase, ...]:
     """All that a step of Llama-2-7B is made of, much of it for 16 sequences, and other models' attention."""
     fp16, fp32 = torch.float16, torch.float32
-    every, several = (
-        ("p", "heads", "attend", "wide", "down", "residual"),
-        ("heads", "attend", "wide", "residual"),
-    )
+    every = ("p", "heads", "attend", "wide", "down", "residual")
     return (
         *(StepKernelCase(f"bf16 step 7b {name}", name) for name in every),
-        *(StepKernelCase(f"bf16 step 7b B16 {name}", name, batch=16) for name in several),
+        *(StepKernelCase(f"bf16 step 7b B16 {name}", name, batch=16) for name in every),
+        StepKernelCase("fp16 step 0.5b B2 wide", "wide", fp16, 2, 896, 4864, rank=320, biased=True),
         StepKernelCase("bf16 step 7b attend few", "attend", context=544),
         StepKernelCase("fp16 step 7b B64 wide", "wide", fp16, batch=64, biased=True),
         StepKernelCase("fp32 step 7b B3 wide", "wide", fp32, batch=3),

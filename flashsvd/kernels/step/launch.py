@@ -27,7 +27,17 @@ from flashsvd.kernels.step.instructions import (
 )
 from flashsvd.kernels.step.row_kernel import row_kernel
 from flashsvd.kernels.step.state_kernels import embed_kernel, layer_norm_kernel
-from flashsvd.kernels.step.tiles import MOST_SHARES, RowTiles, attend_tiles, head_tiles, row_tiles, shares_of
+from flashsvd.kernels.step.tiles import (
+    MOST_SHARES,
+    WIDE_BATCH,
+    RowTiles,
+    WideTiles,
+    attend_tiles,
+    head_tiles,
+    product_tiles,
+    shares_of,
+)
+from flashsvd.kernels.step.wide_kernel import wide_kernel
 from flashsvd.kernels.tiles import next_power_of_two
 
 INTERPRETED = Gpu(0, 0, 132)
@@ -83,12 +93,14 @@ class Chain:
         """Of what programs leave to one another."""
         return sum(tensor.nbytes for tensor in (self.sums, self.arrived, *self._kept))
 
-    def tiles(self, step: Rows) -> RowTiles:
+    def tiles(self, step: Rows) -> RowTiles | WideTiles:
         """Tiles of a product."""
-        rows, width = step.product.weight.shape
-        dtype = step.product.weight.dtype
-        gated = step.up is not None
-        return row_tiles(self.program.batch, rows, width, dtype, self.gpu.multiprocessors, gated=gated)
+        weight, up = step.product.weight, (step.up or step.product).weight
+        rows, width = len(weight), max(weight.shape[1], up.shape[1])
+        gpu, gated = self.gpu, step.up is not None
+        return product_tiles(
+            self.program.batch, rows, width, weight.dtype, gpu.major, gpu.multiprocessors, gated=gated
+        )
 
     def keep(self, tensor: torch.Tensor) -> torch.Tensor:
         """Holds on to a tensor that a kernel is given."""
@@ -113,13 +125,16 @@ class Chain:
         *,
         num_warps: int,
         num_stages: int = 1,
+        maxnreg: int | None = None,
         **fixed: Any,
     ) -> Start:
         """A kernel of the chain with its tensors."""
         fixed["CHAINED"] = self.chained
-        options = {"num_warps": num_warps, "num_stages": num_stages} | (
-            {"launch_pdl": True} if self.chained else {}
-        )
+        options = {"num_warps": num_warps, "num_stages": num_stages}
+        if maxnreg is not None:
+            options["maxnreg"] = maxnreg
+        if self.chained:
+            options["launch_pdl"] = True
         start = Launch(kernel, grid, tuple(tensors), fixed, self.device, **options)
         return functools.partial(start, *tensors.values())
 
@@ -145,8 +160,8 @@ def _scratch(step: Instruction, chain: Chain) -> tuple[int, int]:
 def _(step: Rows, chain: Chain) -> tuple[int, int]:
     tiles = chain.tiles(step)
     blocks = math.ceil(step.product.weight.shape[0] / tiles.block_n)
-    kinds = 1 if step.up is None else 2
-    return blocks * tiles.splits * kinds * tiles.block_n * _rows_of_x(chain.program.batch), blocks
+    kinds, x_rows = 1 if step.up is None else 2, _rows_of_x(chain.program.batch, tiles)
+    return blocks * tiles.splits * kinds * tiles.block_n * x_rows, blocks
 
 
 @_scratch.register
@@ -163,7 +178,10 @@ def _bias_of(product: Product, wanted: bool, chain: Chain) -> torch.Tensor:
     return product.weight if product.bias is None else product.bias
 
 
-def _rows_of_x(batch: int) -> int:
+def _rows_of_x(batch: int, tiles: object = None) -> int:
+    """Of a tile of x."""
+    if isinstance(tiles, WideTiles):
+        return WIDE_BATCH
     return 1 if batch == 1 else next_power_of_two(batch)
 
 
@@ -215,16 +233,44 @@ def _(step: Norm, chain: Chain) -> Start:
 
 @_prepared.register
 def _(step: Rows, chain: Chain) -> Start:
-    program, product = chain.program, step.product
-    weight, up = product.weight, step.up or product
-    tiles, dtype = chain.tiles(step), weight.dtype
-    blocks = math.ceil(weight.shape[0] / tiles.block_n)
+    tiles, batch = chain.tiles(step), chain.program.batch
+    blocks = math.ceil(len(step.product.weight) / tiles.block_n)
+    tensors, fixed = _of_rows(step, blocks, chain)
+    fixed |= {"BN": tiles.block_n, "BK": tiles.block_k}
+    if batch > 1:
+        tensors |= {"sums": chain.sums, "arrived": chain.arrived}
+        fixed |= {
+            "batch": batch,
+            "x_stride8": step.product.x.stride(0) // 8,
+            "x_up_stride8": (step.up or step.product).x.stride(0) // 8,
+            "out_stride": step.out.stride(0),
+            "BM": _rows_of_x(batch, tiles),
+            "SPLITS": tiles.splits,
+        }
+    grid, num_warps, dtype = (blocks, tiles.splits), tiles.num_warps, step.product.weight.dtype
+    if isinstance(tiles, WideTiles):
+        fixed |= _steps(step, tiles.splits * tiles.block_k) | {"AHEAD": tiles.ahead, "X_AHEAD": tiles.x_ahead}
+        fixed["BP"] = max(32, fixed["BP"])
+        return chain.launch(wide_kernel, grid, tensors, num_warps=num_warps, maxnreg=tiles.registers, **fixed)
+    fixed["EXACT"] = dtype == torch.float32
+    if batch == 1:
+        fixed |= _steps(step, tiles.block_k) | {"AHEAD": tiles.num_stages}
+        return chain.launch(row_kernel, grid, tensors, num_warps=num_warps, **fixed)
+    fixed |= {"one": 1.0, "PRECISION": _precision(dtype)}
+    return chain.launch(
+        block_kernel, grid, tensors, num_warps=num_warps, num_stages=tiles.num_stages, **fixed
+    )
+
+
+def _of_rows(step: Rows, blocks: int, chain: Chain) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What all kernels of products are given: tensors, and what is the same in every call."""
+    program, product, up = chain.program, step.product, step.up or step.product
     squares = product.normed or up.normed
     parts = 1 if squares is None else chain.reads(squares)
     has_bias = product.bias is not None or up.bias is not None
     tensors = {
         "x": product.x,
-        "w": weight,
+        "w": product.weight,
         "bias": _bias_of(product, has_bias, chain),
         "x_up": up.x,
         "w_up": up.weight,
@@ -235,12 +281,13 @@ def _(step: Rows, chain: Chain) -> Start:
         **_left(step.next, blocks, chain, step.out),
     }
     fixed: dict[str, Any] = {
-        "rows": weight.shape[0],
-        "width8": weight.shape[1] // 8,
-        "stride8": weight.stride(0) // 8,
+        "rows": len(product.weight),
+        "width8": product.weight.shape[1] // 8,
+        "stride8": product.weight.stride(0) // 8,
         "width_up8": up.weight.shape[1] // 8,
         "stride_up8": up.weight.stride(0) // 8,
         "norm_width": 1 if squares is None else squares.width,
+        "squares_parts": parts,
         "eps": program.eps,
         "HAS_BIAS": has_bias,
         "ACTIVATION": program.activation if step.activated else "none",
@@ -249,35 +296,15 @@ def _(step: Rows, chain: Chain) -> Start:
         "NORMED_UP": up.normed is not None,
         "ADDED": step.added is not None,
         "SCALED": step.next is not None,
-        "EXACT": dtype == torch.float32,
-        "BN": tiles.block_n,
-        "BK": tiles.block_k,
         "BP": next_power_of_two(parts),
     }
-    if program.batch == 1:
-        fixed |= {
-            "squares_parts": parts,
-            "CHUNKS": math.ceil(weight.shape[1] / tiles.block_k),
-            "CHUNKS_UP": math.ceil(up.weight.shape[1] / tiles.block_k),
-            "AHEAD": tiles.num_stages,
-        }
-        return chain.launch(row_kernel, (blocks,), tensors, num_warps=tiles.num_warps, **fixed)
-    fixed |= {
-        "parts": parts,
-        "one": 1.0,
-        "batch": program.batch,
-        "x_stride8": product.x.stride(0) // 8,
-        "x_up_stride8": up.x.stride(0) // 8,
-        "out_stride": step.out.stride(0),
-        "BM": _rows_of_x(program.batch),
-        "SPLITS": tiles.splits,
-        "PRECISION": _precision(dtype),
-    }
-    tensors |= {"sums": chain.sums, "arrived": chain.arrived}
-    grid = (blocks, tiles.splits)
-    return chain.launch(
-        block_kernel, grid, tensors, num_warps=tiles.num_warps, num_stages=tiles.num_stages, **fixed
-    )
+    return tensors, fixed
+
+
+def _steps(step: Rows, columns: int) -> dict[str, int]:
+    """Of a program over both products, so many columns in each."""
+    width, width_up = (product.weight.shape[1] for product in (step.product, step.up or step.product))
+    return {"CHUNKS": math.ceil(width / columns), "CHUNKS_UP": math.ceil(width_up / columns)}
 
 
 @_prepared.register

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,8 +11,15 @@ from flashsvd.kernels.tiles import next_power_of_two
 
 MOST_ROWS = 64
 """The largest batch of the step's kernels."""
+WIDE_BATCH = 16
+"""The most sequences of `wide_kernel`, and the rows that its matrix units have for them."""
+WIDE_ROWS = 16384
+"""The most rows of its weights. Of the heads of vocabularies, 32000 x 4096 and 151936 x 896, it read 69.4 and 75.1 us
+where `block_kernel`, with 64 rows to a program and so half the reads of x, took 66.7 and 68.6 (copies 62.4, 64.8)."""
 MOST_SHARES = 32
 """The most shares that a head's keys are cut into."""
+MOST_STEPS = 48
+"""The most steps of a program of `wide_kernel` over a product."""
 SHARED_BYTES = 96 << 10
 """What stages of tiles may take: less than any GPU has for a program."""
 
@@ -27,6 +34,23 @@ class RowTiles:
     splits: int
     num_warps: int
     num_stages: int
+
+
+@dataclass(frozen=True)
+class WideTiles:
+    """Rows of a tile of weights, columns of a step of all warps, shares of the columns, and how the kernel is compiled.
+
+    ahead: steps whose weights are on their way at once; x_ahead: whose x is. registers: the most that a thread may
+    have, so that programs stand beside one another on a multiprocessor.
+    """
+
+    block_n: int
+    block_k: int
+    splits: int
+    num_warps: int
+    ahead: int
+    x_ahead: int
+    registers: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +97,64 @@ def row_tiles(
     stage = (block_n + max(16, next_power_of_two(batch))) * block_k * dtype.itemsize * (2 if gated else 1)
     deep = blocks * splits <= multiprocessors and 4 * stage <= SHARED_BYTES
     return RowTiles(block_n, block_k, splits, 4, 4 if deep else 3)
+
+
+def by_wide(batch: int, rows: int, dtype: torch.dtype, major: int) -> bool:
+    """Whether a product goes by `wide_kernel`, on a GPU of that major compute capability."""
+    return major == 9 and dtype.itemsize == 2 and 2 <= batch <= WIDE_BATCH and rows <= WIDE_ROWS
+
+
+def wide_tiles(rows: int, width: int, multiprocessors: int, *, gated: bool = False) -> WideTiles:
+    """Tiles of a product of 2 to 16 sequences in a half type; `gated` has two of them, one after the other.
+
+    Sixteen sequences, bf16, H200, us of a kernel in a chain of its kind; tiles are written as rows x columns of a warp,
+    warps, steps ahead of weights and of x, shares. 3072 x 4096: 16x64 w4 6 4 1 8.62; 32x64 w4 4 4 2 8.68, in one share
+    9.31. 1024 x 4096: 32x64 w8 2 2 4 4.32; 8x64 w4 16 4 1 5.26. 4096 x 1024: 32x64 w8 2 2 1 3.65; 32x64 w4 4 4 1 3.73;
+    16x64 w8 2 2 1 3.93. 4096 x 1496: 32x64 w8 2 1 1 5.19; 16x64 w4 6 3 1 5.33. 1496 x 11008: 32x64 w8 2 1 4 11.56;
+    32x64 w4 4 4 4 11.64, in three shares 14.27. Two of 11008 x 1496: 32x64 w4 2 2 1, three programs to a
+    multiprocessor, 19.38; with 4 4, two to one, 21.21; w8 2 1 21.66; 64x32 w4 4 4 22.24. Two of 14336 x 1496, more
+    programs than have a place at once: 27.63, with 4 4 24.39. 2048 x 4096: 32x64 w8 2 2 in four shares 6.68, 16 rows in
+    two 7.16.
+    """
+    blocks, splits = math.ceil(rows / 32), 1
+    if 2 * multiprocessors < blocks <= 3 * multiprocessors:
+        # Small programs, three to a multiprocessor.
+        tiles = WideTiles(32, 256, 1, 4, 2, 2, 168)
+    elif blocks > multiprocessors:
+        tiles = WideTiles(32, 256, 1, 4, 4, 4, 255)
+    elif width > 2048 and 2 * blocks > multiprocessors and not gated:
+        tiles = WideTiles(16, 256, 1, 4, 6, 4, 255)
+    else:
+        # Work for all multiprocessors, as long as each program has two steps.
+        while splits < 8 and blocks * splits <= multiprocessors and width >= splits * 2048:
+            splits *= 2
+        block_n = 32 if 2 * blocks * splits > multiprocessors else 16
+        steps = math.ceil(width / (512 * splits)) * (2 if gated else 1)
+        if width <= 256 or steps > (3 if splits == 1 else 2):
+            tiles = WideTiles(block_n, 256, splits, 4, 4, 4, 255)
+        else:
+            # All weights at once, or nearly; with a third step there is no room for x of two.
+            tiles = WideTiles(block_n, 512, splits, 8, 2, 2 if steps <= 2 else 1, 128)
+    # Steps are unrolled.
+    while width > MOST_STEPS * tiles.block_k * tiles.splits:
+        tiles = replace(tiles, splits=2 * tiles.splits)
+    return tiles
+
+
+def product_tiles(
+    batch: int,
+    rows: int,
+    width: int,
+    dtype: torch.dtype,
+    major: int,
+    multiprocessors: int,
+    *,
+    gated: bool = False,
+) -> RowTiles | WideTiles:
+    """Tiles of a product by the kernel that it goes by, on a GPU of that major compute capability."""
+    if by_wide(batch, rows, dtype, major):
+        return wide_tiles(rows, width, multiprocessors, gated=gated)
+    return row_tiles(batch, rows, width, dtype, multiprocessors, gated=gated)
 
 
 def _tiles_of_one(rows: int, width: int, halves: int, gated: bool) -> RowTiles:
