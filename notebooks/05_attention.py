@@ -677,6 +677,12 @@ exercise(
 # </details>
 
 # %% [markdown]
+# ## On a GPU
+#
+# Every cell of this lesson was run on an H200 too, exercises, solutions and mistakes included (torch 2.11,
+# Triton 3.6). What the cells print is the same there but for the last digits of errors. The kernel that
+# ships is compiled for tensor cores, and 7.9e-07 from the reference; interpreted 3.9e-07.
+#
 # ## What this does not do
 #
 # - It saves **no arithmetic**: heads are scored at full width, and rebuilding comes on top. Without rotary

@@ -676,6 +676,13 @@ exercise(
 # </details>
 
 # %% [markdown]
+# ## On a GPU
+#
+# Every cell of this lesson was run on an H200 too, exercises, solutions and mistakes included (torch 2.11,
+# Triton 3.6). The one difference: `torch` keeps 8.50 MiB there and 1.75 MiB on a CPU. Both go by blocks of
+# rows; on a GPU they are of 4096, so that each product is large enough to be fast, and hold all 2048 rows
+# here. The Triton kernel keeps none of t.
+#
 # ## What this does not do
 #
 # - $P$ and $S$ still go **through memory**, and so does $y$: lesson 08 asks when it is worth to keep $S$ on

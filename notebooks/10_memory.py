@@ -735,6 +735,16 @@ exercise(
 # </details>
 
 # %% [markdown]
+# ## On a GPU
+#
+# Every cell of this lesson was run on an H200 too, exercises, solutions and mistakes included (torch 2.11,
+# Triton 3.6). Four things differ. `fused` keeps 1.00 MiB, S alone. With GELU in place and chunks the peak
+# is the same 12.0 MiB, but at the norm behind attention. `flash` takes 10.50 MiB, 5.2 times an x: a kernel
+# would have 64 programs for 132 multiprocessors here, so the plan of lesson 07 sends the feed-forward
+# through plain products, in one chunk of all 2048 rows. With 16,384 rows, as of `bert-base` above, it keeps
+# t on chip. And the allocator answers for itself: with all tensors freed, PyTorch has kept 20 MiB more
+# reserved and none allocated.
+#
 # ## What this does not do
 #
 # - Training keeps activations for the backward pass, so its peak grows with the number of layers. All of this

@@ -93,6 +93,8 @@ def test_a_reader_guesses_turns_and_solves(browser: Browser, lab: str) -> None: 
     turned.locator("[role=slider]").focus()
     page.keyboard.press("ArrowRight")
     turned.get_by_text("rank 68: 87,040").wait_for()
+    # The picture turns, too, not only what is written below it.
+    turned.locator(".annotation-text", has_text="rank 68").wait_for()
 
     stub = cell(page, "def largest_rank")
     stub.locator(".cm-content").click()

@@ -178,13 +178,14 @@ def head_tiles(batch: int, head_dim: int, dtype: torch.dtype) -> HeadTiles:
     One sequence, Llama-2-7B at rank 1024 after 512 tokens, bf16, H200, ms of a whole step, whose kernels overlap: 128 x
     64 by four warps, one tile ahead, 2.173, two ahead 2.184, 64 x 64 2.186; by two warps, which is the fastest alone,
     2.286, as it needs so many registers that the others begin late; halves and quarters of a head's columns 2.34.
+    Sixteen: 64 rows of a factor in one, two or three stages 3.94, 32 rows 4.33.
     """
     width = next_power_of_two(head_dim)
     if batch == 1:
         columns = min(64, width)
         elements = 4096 if dtype.itemsize >= 4 else 8192
         return HeadTiles(max(16, min(128, elements // columns)), columns, 4, 1)
-    stages, columns = 3, width + max(16, next_power_of_two(batch))
+    stages, columns = 2, width + max(16, next_power_of_two(batch))
     # Narrow heads would have so many rows to a tile that as much of P is more than fits.
     fits = SHARED_BYTES // (stages * columns * dtype.itemsize)
     rows = min(8192 // width, next_power_of_two(fits + 1) // 2)
@@ -198,7 +199,9 @@ def attend_tiles(
     of the cache, in tokens.
 
     A single query is left to the plain units where heads are few, as there the time is that of waiting; with 16
-    sequences of 512 tokens the matrix units, of whose 16 rows 15 are for nothing, took 36 us for 39. One sequence as in
+    sequences of 512 tokens the matrix units, of whose 16 rows 15 are for nothing, took 36 us for 39. There a step, ms
+    after 512 and after 4064 tokens: 32 keys by two warps 3.78 and 11.20, by four 3.95 and 12.45, 64 by four 4.08 and
+    13.08, by eight 4.69 and 17.12, 16 by two 4.29 and 15.36, in two shares 4.35 and 13.39. One sequence as in
     `head_tiles`, ms of a step: 8 keys by one warp in 32 shares 2.176, 16 keys 2.184, 32 by two warps in 16 shares
     2.219, 64 by four in 8 shares 2.260; in 64 shares 2.253. Where there are many keys more of them have to be on their
     way: after 4000 tokens, us with the heads before and the product after, 32 by two warps in 16 shares 36.6, 64 by
@@ -208,11 +211,9 @@ def attend_tiles(
     splits = 1
     while splits < MOST_SHARES // 2 and pairs * splits * 2 <= (2 if full else 4) * multiprocessors:
         splits *= 2
-    least, elements, num_warps = 16, 4096 if full else 8192, 4
-    if splits > 1 and not full:
-        elements, num_warps = 4096, 2
-        if group == 1 and capacity <= 1024:
-            splits, least, elements, num_warps = 2 * splits, 8, 1024, 1
+    least, elements, num_warps = 16, 4096, 4 if full else 2
+    if splits > 1 and not full and group == 1 and capacity <= 1024:
+        splits, least, elements, num_warps = 2 * splits, 8, 1024, 1
     block_g = 1 if group == 1 and splits > 1 else max(16, next_power_of_two(group))
     return AttendTiles(block_g, max(least, min(64, elements // next_power_of_two(widest))), splits, num_warps)
 
