@@ -32,7 +32,7 @@ from flashsvd.results import CompareRequest, Comparison, EngineRun, Metric, Mode
 from flashsvd.session import Session
 
 _NO_ENGINE_TAKES_SO_MANY_TIMES_ANOTHER = 16
-_TIMING_SECONDS = {"cpu": 3.0, "cuda": 20.0}
+_TIMING_SECONDS = {"cpu": 2.0, "cuda": 20.0}
 
 
 def compare(

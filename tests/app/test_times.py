@@ -117,7 +117,8 @@ def test_a_rank_slider_to_new_numbers(page: Page) -> None:
 
 
 def test_a_live_run(page: Page) -> None:
-    tries = []
+    """All of it: memory and latency come first, the score last."""
+    first, whole = [], []
     for number in range(TRIES):
         page.goto(re.sub(r"seq=\d+", f"seq={256 - number}", page.url))
         page.locator(READY["Overview"]).wait_for(timeout=60_000)
@@ -125,9 +126,13 @@ def test_a_live_run(page: Page) -> None:
         button.wait_for()
         started = time.monotonic()
         button.click()
-        page.locator(".fs-sentence .fs-LIVE").wait_for(timeout=300_000)
-        tries.append(time.monotonic() - started)
-    best("live run of stdlib-bert, batch 8 x 256", LIVE_RUN, tries)
+        live = page.locator(".fs-sentence:has(.fs-LIVE)")
+        live.wait_for(timeout=300_000)
+        first.append(time.monotonic() - started)
+        live.filter(has_not_text="coming").wait_for(timeout=300_000)
+        whole.append(time.monotonic() - started)
+    best("live run of stdlib-bert, batch 8 x 256, all but its score", LIVE_RUN, first)
+    best("with the score", LIVE_RUN, whole)
 
 
 def test_the_largest_preset_is_predicted() -> None:
