@@ -62,9 +62,10 @@ def choose(name: str, value: str, default: str = "") -> None:
 
 
 def keep(name: str, widget: str, default: str = "") -> None:
-    """`choose` from a widget's key, for its on_change."""
-    value: Any = st.session_state.get(widget)
-    choose(name, default if value is None else str(value), default)
+    """`choose` from a widget's key, for its on_change; nothing where its page has gone (`app.echo.heard`)."""
+    if widget in st.session_state:
+        value: Any = st.session_state[widget]
+        choose(name, default if value is None else str(value), default)
 
 
 def to_query(longest: int = _LONGEST) -> dict[str, str]:

@@ -6,6 +6,7 @@ the page's last change arrived holds older values, which look like changes back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -29,17 +30,31 @@ def show(key: str, value: Any) -> None:
     st.session_state[key] = value
 
 
+def heard(key: str, act: Callable[..., object]) -> Callable[..., None]:
+    """A widget's callback that does nothing where the widget has no value any more: what a person did reaches the
+    server after the page has gone."""
+
+    def callback(*arguments: Any) -> None:
+        if key in st.session_state:
+            act(*arguments)
+
+    return callback
+
+
 def is_echo(key: str) -> bool:
-    """In a widget's callback: whether its value is one that the page has replaced, and that no person gave again.
+    """In a widget's callback: whether its value is one that the page has replaced, and that no person gave again, or
+    none at all (`heard`).
 
     Surely so where the value came with a gesture in the grid or with a timer's message; likely where the page replaced
     it a moment ago.
     """
+    if key not in st.session_state:
+        return True
     grid = st.session_state.get(GRID) or {}
     context = get_script_run_ctx()
     by_timer = context is not None and bool(context.fragment_ids_this_run)
     window = _SURE_SECONDS if by_timer or grid.get("gesture") is not None else _LIKELY_SECONDS
-    now, value = monotonic(), st.session_state.get(key)
+    now, value = monotonic(), st.session_state[key]
     return any(value == old and now - at < window for old, at in _replaced().get(key, ()))
 
 

@@ -81,9 +81,9 @@ def test_the_dense_model_is_scored_once_for_all_plans(
 ) -> None:
     monkeypatch.setenv("FLASHSVD_HOME", str(tmp_path))
     scored: list[object] = []
-    whole = Pieces.score
+    whole = Pieces.scores
     monkeypatch.setattr(
-        Pieces, "score", lambda self, model, tell=None: (scored.append(model), whole(self, model, tell))[1]
+        Pieces, "scores", lambda self, model, tell=None: (scored.append(model), whole(self, model, tell))[1]
     )
 
     def scores(session: Session, **changed: object) -> tuple[int, Comparison]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from app import echo
 from app.components import charts, markup
 from app.memory_runs import Shown, keep_window, last_born, look, picked_of, window_of
 from flashsvd.errors import format_bytes
@@ -83,7 +84,7 @@ def _range(track: Track, low: int, high: int, inside: int, stacked: Bands | None
             max(track.last, 1),
             key=key,
             label_visibility="collapsed",
-            on_change=lambda: _slid(track, key),
+            on_change=echo.heard(key, lambda: _slid(track, key)),
         )
     with layer:
         names = ("all layers", *(f"layer {index + 1}" for index in range(track.layers)))
@@ -94,7 +95,9 @@ def _range(track: Track, low: int, high: int, inside: int, stacked: Bands | None
             names,
             key=layer_key,
             label_visibility="collapsed",
-            on_change=lambda: _layer_chosen(track, names, st.session_state[layer_key], stands),
+            on_change=echo.heard(
+                layer_key, lambda: _layer_chosen(track, names, st.session_state[layer_key], stands)
+            ),
         )
     with whole:
         st.button(

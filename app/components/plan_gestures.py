@@ -30,7 +30,10 @@ def grid(
         at=at,
         seen=st.session_state.get("grid_seen", 0),
         can=(session.can("undo"), session.can("redo")),
-        on_gesture=lambda: take_gestures(st.session_state[echo.GRID]["gesture"], plan.shape, data["id"]),
+        on_gesture=echo.heard(
+            echo.GRID,
+            lambda: take_gestures(st.session_state[echo.GRID]["gesture"], plan.shape, data["id"]),
+        ),
     )
 
 

@@ -25,7 +25,7 @@ def layer_picker(shape: ModelShape) -> int | None:
         key="w_layer",
         label_visibility="collapsed",
         format_func=lambda layer: f"Layer {layer}" if layer else "All layers",
-        on_change=_layer_picked,
+        on_change=echo.heard("w_layer", _layer_picked),
     )
     return picked - 1 if picked else None
 

@@ -50,7 +50,7 @@ def head_table(plan: RankPlan) -> None:
             )
             for column in frame.columns
         },
-        on_change=_edit_table,
+        on_change=echo.heard(key, _edit_table),
         args=(plan, name, key),
     )
 

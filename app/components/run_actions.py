@@ -7,7 +7,7 @@ from html import escape
 
 import streamlit as st
 
-from app import choices, services, session
+from app import choices, echo, services, session
 from app.choices import Choices
 from app.components import markup, run_words
 from flashsvd.errors import FlashSVDError, InputError
@@ -52,7 +52,7 @@ def one(row: RunRow, wanted: Wanted) -> None:
             placeholder="Name this run",
             label_visibility="collapsed",
             max_chars=LONGEST_NAME,
-            on_change=_do,
+            on_change=echo.heard("w_runs_name", _do),
             args=("rename", row.id),
             width=220,
         )

@@ -48,7 +48,9 @@ def _model(settings: Settings) -> None:
         key="w_model",
         accept_new_options=True,
         help="Pick one, or type a folder or a hub id and press Enter.",
-        on_change=lambda: session.choose_model((st.session_state["w_model"] or settings.model).strip()),
+        on_change=echo.heard(
+            "w_model", lambda: session.choose_model((st.session_state["w_model"] or settings.model).strip())
+        ),
     )
 
 
@@ -61,7 +63,7 @@ def _method(settings: Settings) -> None:
         key="w_method",
         format_func=lambda name: known[name].title,
         help=known[settings.method].source,
-        on_change=lambda: session.choose_method(st.session_state["w_method"]),
+        on_change=echo.heard("w_method", lambda: session.choose_method(st.session_state["w_method"])),
     )
 
 
@@ -101,11 +103,15 @@ def _input(settings: Settings) -> None:
             1,
             65_536,
             key="w_batch",
-            on_change=lambda: session.update(batch=st.session_state["w_batch"]),
+            on_change=echo.heard("w_batch", lambda: session.update(batch=st.session_state["w_batch"])),
         )
     with right:
         st.number_input(
-            "Tokens", 1, 65_536, key="w_seq", on_change=lambda: session.update(seq=st.session_state["w_seq"])
+            "Tokens",
+            1,
+            65_536,
+            key="w_seq",
+            on_change=echo.heard("w_seq", lambda: session.update(seq=st.session_state["w_seq"])),
         )
 
 
@@ -118,7 +124,7 @@ def _precision(settings: Settings) -> None:
             "Precision",
             DTYPES,
             key="w_dtype",
-            on_change=lambda: session.update(dtype=st.session_state["w_dtype"]),
+            on_change=echo.heard("w_dtype", lambda: session.update(dtype=st.session_state["w_dtype"])),
         )
     with right:
         st.selectbox(
@@ -126,7 +132,7 @@ def _precision(settings: Settings) -> None:
             ("per head", "whole"),
             key="w_heads",
             help="One SVD for each head of q, k and v, or one for each whole matrix.",
-            on_change=_heads_changed,
+            on_change=echo.heard("w_heads", _heads_changed),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import choices, session, tradeoff_words, work
+from app import choices, echo, session, tradeoff_words, work
 from app.components import charts, jobs, markup
 from app.components.page import page
 from app.components.segmented import segmented
@@ -171,7 +171,7 @@ def _controls(settings: Settings, evidence: Evidence, found: Known, task: str | 
         key="w_accuracy_methods",
         format_func=lambda name: titles[name],
         label_visibility="collapsed",
-        on_change=_methods_changed,
+        on_change=echo.heard("w_accuracy_methods", _methods_changed),
     )
     first, second = st.columns(2, gap="xsmall", wrap=False)
     with first:
@@ -232,7 +232,7 @@ def _task_picker(found: Known, task: str | None) -> None:
         accept_new_options=True,
         help="The model's own held-out set, or type a task: glue/sst2, wikitext-2, text:PATH of plain text, or a "
         ".csv, .jsonl or .parquet file with columns text and label. Compute curves then scores on it.",
-        on_change=_task_changed,
+        on_change=echo.heard("w_accuracy_task", _task_changed),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import choices, session, work
+from app import choices, echo, session, work
 from app.components import jobs, markup, memory_alive, memory_picture
 from app.components.page import page
 from app.evidence import PREDICTED, Evidence
@@ -97,7 +97,7 @@ def _controls(
                 format_func=str.capitalize,
                 label_visibility="collapsed",
                 required=True,
-                on_change=_origin_changed,
+                on_change=echo.heard("w_memory_from", _origin_changed),
                 args=(request,),
             )
         if shown is not None and engine:
@@ -119,7 +119,7 @@ def _controls(
                 "Keep the KV cache",
                 key="w_memory_cache",
                 help="As for a prompt that text is to follow. Measured runs keep none.",
-                on_change=_cache_changed,
+                on_change=echo.heard("w_memory_cache", _cache_changed),
             )
     return axis
 

@@ -6,7 +6,7 @@ import json
 
 import streamlit as st
 
-from app import choices, session, talk, work
+from app import choices, echo, session, talk, work
 from app.components import jobs, markup
 from app.components.page import page
 from app.components.slide_parts import Look
@@ -171,7 +171,7 @@ def _entry(index: int, step: Step, at: int) -> None:
             key=key,
             label_visibility="collapsed",
             placeholder=" · ".join(f"{name} {value}" for name, value in step.query[:4]),
-            on_change=lambda: _change(index, st.session_state[key]),
+            on_change=echo.heard(key, lambda: _change(index, st.session_state[key])),
         )
     with up:
         st.button("↑", key=f"step_up_{index}", disabled=index == 0, on_click=_swap, args=(index, index - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import work
+from app import echo, work
 from app.components import (
     budget,
     charts,
@@ -156,7 +156,9 @@ def _run_on_release() -> None:
         "Run on release",
         key="w_ranks_run",
         help="Starts the measured run as soon as a drag in the grid ends. On a CPU that takes seconds.",
-        on_change=lambda: plan_gestures.run_on_release(st.session_state["w_ranks_run"]),
+        on_change=echo.heard(
+            "w_ranks_run", lambda: plan_gestures.run_on_release(st.session_state["w_ranks_run"])
+        ),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from app import choices
+from app import choices, echo
 from app.components import markup, sm_panel, tile_panels
 from app.components.page import page
 from app.evidence import Evidence
@@ -61,8 +61,9 @@ def _kernel_picker(kernel: str, names: tuple[str, ...]) -> None:
         key="w_tiles_kernel",
         format_func=lambda name: KERNELS[name].title,
         label_visibility="collapsed",
-        on_change=lambda: choices.choose(
-            "tiles_kernel", st.session_state["w_tiles_kernel"] or kernel, names[0]
+        on_change=echo.heard(
+            "w_tiles_kernel",
+            lambda: choices.choose("tiles_kernel", st.session_state["w_tiles_kernel"] or kernel, names[0]),
         ),
     )
 
