@@ -75,10 +75,12 @@ def compare(
         try:
             found = _measure(request, loaded, plan, models, decompositions, stage)
             if can_score(loaded):
-                for scored in _scored(request, loaded, models, found, session, stage):
-                    if early:
-                        early(found)
+                if early:
+                    early(found)
+                for scored, more in _scored(request, loaded, models, found, session, stage):
                     found = scored
+                    if early and more:
+                        early(found)
             stage.begin("Done", 1.0)
             return found
         except torch.OutOfMemoryError:
@@ -172,9 +174,9 @@ def _scored(
     found: Comparison,
     session: Session,
     stage: _Stage,
-) -> Iterator[Comparison]:
-    """The same with one engine's score more each time, or a score of more text. The dense one is kept: no plan changes
-    it.
+) -> Iterator[tuple[Comparison, bool]]:
+    """The same with one engine's score more each time, or a score of more text, and whether more comes. The dense one
+    is kept: no plan changes it.
 
     Low-rank is not scored where flash was found to give the same: its score is that of the factors, too.
     """
@@ -191,15 +193,15 @@ def _scored(
 
         if name == "dense":
             make = functools.partial(held.score, models[name], tell)
-            metrics: Iterable[Metric] = (session.dense_score(loaded, held, make),)
+            metrics: Iterable[tuple[Metric, bool]] = ((session.dense_score(loaded, held, make), True),)
         else:
             metrics = held.scores(models[name], tell)
-        for metric in metrics:
+        for metric, whole in metrics:
             runs = (
                 dataclasses.replace(run, metric=metric) if run.engine == name else run for run in found.runs
             )
             found = dataclasses.replace(found, runs=tuple(runs))
-            yield found
+            yield found, not whole or index + 1 < len(names)
 
 
 def model_info(loaded: LoadedModel) -> ModelInfo:

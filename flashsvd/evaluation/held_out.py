@@ -54,8 +54,9 @@ class HeldOut(Protocol):
         """Accuracy or perplexity. tell: hears the share done. Raises NonFiniteError; nothing is skipped."""
         ...
 
-    def scores(self, model: Any, tell: Tell | None = None) -> Iterator[Metric]:
-        """The same, and before it, where that is no small part of the time, what a random part of the text gives."""
+    def scores(self, model: Any, tell: Tell | None = None) -> Iterator[tuple[Metric, bool]]:
+        """The same, and before it, where there is much text, what a random part of it gives; each with whether it is
+        that of all."""
         ...
 
     def beside_dense(self, model: Any, tell: Tell | None = None) -> Scored:
@@ -117,14 +118,15 @@ class Pieces:
         return hashlib.sha256(f"{self._samples} {self._seed}".encode()).hexdigest()
 
     def score(self, model: Any, tell: Tell | None = None) -> Metric:
-        *_, whole = self.scores(model, tell)
-        return whole
+        *_, (metric, _) = self.scores(model, tell)
+        return metric
 
-    def scores(self, model: Any, tell: Tell | None = None) -> Iterator[Metric]:
+    def scores(self, model: Any, tell: Tell | None = None) -> Iterator[tuple[Metric, bool]]:
         for found in self._read(model, tell):
-            if model is self._dense_model and len(found) == len(self._batches):
+            whole = len(found) == len(self._batches)
+            if whole and model is self._dense_model:
                 self._dense = found
-            yield self._accuracy(found)
+            yield self._accuracy(found), whole
 
     def beside_dense(self, model: Any, tell: Tell | None = None) -> Scored:
         if not self._dense:
@@ -169,8 +171,8 @@ class Passages:
     def score(self, model: Any, tell: Tell | None = None) -> Metric:
         return self._text.perplexity(model, tell).metric(self._seed)
 
-    def scores(self, model: Any, tell: Tell | None = None) -> Iterator[Metric]:
-        yield self.score(model, tell)
+    def scores(self, model: Any, tell: Tell | None = None) -> Iterator[tuple[Metric, bool]]:
+        yield self.score(model, tell), True
 
     def beside_dense(self, model: Any, tell: Tell | None = None) -> Scored:
         found, apart = self._text.beside_dense(model, tell)
