@@ -114,7 +114,7 @@ def provenance(machine: Machine, seed: int) -> str:
 def sentence(result: Comparison, *, scoring: bool = False) -> list[Segment]:
     """What came out, in one sentence: memory, then speed if the outputs are right, then what it cost in score.
 
-    scoring: the run goes on, and the score is still to come, or to be that of more text.
+    scoring: the run goes on, and the score is still to come.
     """
     flash, dense = result.run("flash"), result.run("dense")
     if flash is None or dense is None:
@@ -124,11 +124,7 @@ def sentence(result: Comparison, *, scoring: bool = False) -> list[Segment]:
         return [*memory, (", but its outputs fail the correctness check, so no speed is claimed.", False)]
     if scoring and (flash.metric is None or dense.metric is None):
         return [*memory, *_speed(flash, dense), ("; the score is coming.", False)]
-    cost = _cost(flash.metric, dense.metric, result.model.trained)
-    if scoring:
-        words, marked = cost[-1]
-        cost = [*cost[:-1], (f"{words.removesuffix('.')} so far.", marked)]
-    return [*memory, *_speed(flash, dense), *cost]
+    return [*memory, *_speed(flash, dense), *_cost(flash.metric, dense.metric, result.model.trained)]
 
 
 def _memory(flash: int, dense: int) -> list[Segment]:

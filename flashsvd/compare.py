@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -44,7 +44,7 @@ def compare(
     """Runs every engine that the request names on one batch, and scores each on the model's held-out set.
 
     progress: called often, also between layers; may raise Cancelled. early: hears what is there so far, first all but
-    the scores, which take longest, then with each of them but the last; a score of a part of the text may come first.
+    the scores, which take longest, then with each of them but the last.
 
     Raises:
         InputError, PlanError, ModelError, CheckpointError, DeviceError: see where each is made.
@@ -75,12 +75,10 @@ def compare(
         try:
             found = _measure(request, loaded, plan, models, decompositions, stage)
             if can_score(loaded):
-                if early:
-                    early(found)
-                for scored, more in _scored(request, loaded, models, found, session, stage):
-                    found = scored
-                    if early and more:
+                for scored in _scored(request, loaded, models, found, session, stage):
+                    if early:
                         early(found)
+                    found = scored
             stage.begin("Done", 1.0)
             return found
         except torch.OutOfMemoryError:
@@ -174,9 +172,8 @@ def _scored(
     found: Comparison,
     session: Session,
     stage: _Stage,
-) -> Iterator[tuple[Comparison, bool]]:
-    """The same with one engine's score more each time, or a score of more text, and whether more comes. The dense one
-    is kept: no plan changes it.
+) -> Iterator[Comparison]:
+    """The same with one engine's score more each time. The dense one is kept: no plan changes it.
 
     Low-rank is not scored where flash was found to give the same: its score is that of the factors, too.
     """
@@ -186,22 +183,17 @@ def _scored(
     names = [run.engine for run in found.runs if not (alike and run.engine == "lowrank")]
     span = 0.5 / len(names)
 
+    def score(index: int, name: str) -> Metric:
+        words = f"Scoring {name} on {held.words}"
+        return held.score(models[name], lambda share: stage.begin(words, 0.5 + span * (index + share)))
+
     for index, name in enumerate(names):
-
-        def tell(share: float, name: str = name, index: int = index) -> None:
-            stage.begin(f"Scoring {name} on {held.words}", 0.5 + span * (index + share))
-
-        if name == "dense":
-            make = functools.partial(held.score, models[name], tell)
-            metrics: Iterable[tuple[Metric, bool]] = ((session.dense_score(loaded, held, make), True),)
-        else:
-            metrics = held.scores(models[name], tell)
-        for metric, whole in metrics:
-            runs = (
-                dataclasses.replace(run, metric=metric) if run.engine == name else run for run in found.runs
-            )
-            found = dataclasses.replace(found, runs=tuple(runs))
-            yield found, not whole or index + 1 < len(names)
+        make = functools.partial(score, index, name)
+        dense = name == "dense"
+        metric = session.dense_score(loaded, held, make) if dense else make()
+        runs = (dataclasses.replace(run, metric=metric) if run.engine == name else run for run in found.runs)
+        found = dataclasses.replace(found, runs=tuple(runs))
+        yield found
 
 
 def model_info(loaded: LoadedModel) -> ModelInfo:

@@ -1,7 +1,6 @@
 """One comparison end to end on a small trained-looking model, and everything that can be wrong with a request."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from flashsvd.evaluation.held_out import Pieces
 from flashsvd.jobs.kinds.compare import KIND
 from flashsvd.models.load import load
 from flashsvd.ranks import RankPlan
-from flashsvd.results import CompareRequest, Comparison, CurveRequest, Metric, PlanChoice, to_json
+from flashsvd.results import CompareRequest, Comparison, CurveRequest, PlanChoice, to_json
 from flashsvd.session import Session
 
 
@@ -82,9 +81,9 @@ def test_the_dense_model_is_scored_once_for_all_plans(
 ) -> None:
     monkeypatch.setenv("FLASHSVD_HOME", str(tmp_path))
     scored: list[object] = []
-    whole = Pieces.scores
+    whole = Pieces.score
     monkeypatch.setattr(
-        Pieces, "scores", lambda self, model, tell=None: (scored.append(model), whole(self, model, tell))[1]
+        Pieces, "score", lambda self, model, tell=None: (scored.append(model), whole(self, model, tell))[1]
     )
 
     def scores(session: Session, **changed: object) -> tuple[int, Comparison]:
@@ -276,24 +275,3 @@ def test_a_gpu_that_runs_out_fails_the_run_and_goes_on(monkeypatch: pytest.Monke
     _, total = torch.cuda.mem_get_info()
     assert torch.cuda.memory_allocated() < 0.1 * total
     assert compare(small, session).run("flash") is not None
-
-
-def test_the_score_of_a_part_comes_before_that_of_all(
-    request_: CompareRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order: list[tuple[str, list[int]]] = []
-    scores = Pieces.scores
-
-    def told(self: Pieces, model: object, tell: object = None) -> Iterator[tuple[Metric, bool]]:
-        for metric, whole in scores(self, model, tell):  # type: ignore[arg-type]
-            yield replace(metric, n=metric.n // 4), False
-            order.append(("all is read", []))
-            yield metric, whole
-
-    def early(found: Comparison) -> None:
-        order.append(("early", [run.metric.n for run in found.runs if run.metric is not None]))
-
-    monkeypatch.setattr(Pieces, "scores", told)
-    result = compare(replace(request_, engines=("flash",)), early=early)
-    (n,) = (run.metric.n for run in result.runs if run.metric is not None)
-    assert order == [("early", []), ("early", [n // 4]), ("all is read", [])]

@@ -34,7 +34,7 @@ def _watch(kind: str, low: bool, place: str) -> None:
         st.rerun()
     if kind == "compare" and (early := work.early_comparison()) is not None:
         # Memory and latency are there, then a score more: the page shows what there is while the run goes on.
-        seen = (job.id, *(run.metric.n for run in early.runs if run.metric is not None))
+        seen = (job.id, sum(run.metric is not None for run in early.runs))
         if st.session_state.get("early_shown") != seen:
             st.session_state["early_shown"] = seen
             st.rerun()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,15 +14,12 @@ from flashsvd.errors import ModelError
 from flashsvd.measure.divergence import Divergence, divergence, log_probabilities
 from flashsvd.measure.language import Text
 from flashsvd.measure.scores import accuracy_metric, agreement_metric, kl_metric
-from flashsvd.models.inputs import Batch
 from flashsvd.models.load import LoadedModel
 from flashsvd.results import Metric
 from flashsvd.tasks.encoding import Encoded, pad_batches
 
 _BATCH = 32
 _WINDOWS = 8
-_FIRST_SHARE = 4
-"""Of many pieces, the share that is scored first: a quarter."""
 DEFAULT_PIECES = 512
 DEFAULT_WINDOWS = 64
 
@@ -54,13 +51,8 @@ class HeldOut(Protocol):
         """Accuracy or perplexity. tell: hears the share done. Raises NonFiniteError; nothing is skipped."""
         ...
 
-    def scores(self, model: Any, tell: Tell | None = None) -> Iterator[tuple[Metric, bool]]:
-        """The same, and before it, where there is much text, what a random part of it gives; each with whether it is
-        that of all."""
-        ...
-
     def beside_dense(self, model: Any, tell: Tell | None = None) -> Scored:
-        """The score, with the divergence from the dense model."""
+        """The same, with the divergence from the dense model."""
         ...
 
 
@@ -92,21 +84,12 @@ def held_out(loaded: LoadedModel, samples: int | None, seed: int) -> HeldOut:
 class Pieces:
     """Labelled pieces, for a classifier of sequences: the share whose highest logit is their label.
 
-    Run in batches of like length, padded on the right: of the first quarter, then of the rest. Pieces come in the order
-    in which they were drawn, so the first are as fair a sample as all.
+    Run in batches of like length, padded on the right.
     """
 
     def __init__(self, dense: Any, samples: Samples, seed: int) -> None:
         self._dense_model, self._samples, self._seed = dense, samples, seed
-        count = len(samples.encoded)
-        first = count // _FIRST_SHARE if count >= _FIRST_SHARE * _BATCH else count
-        self._batches: list[Batch] = []
-        self._ends: list[int] = []
-        for part in (slice(first), slice(first, count)):
-            if part.start != count:
-                given = Encoded(samples.encoded[part], None, samples.labels[part])
-                self._batches += pad_batches(given, _BATCH, samples.pad_id)
-                self._ends.append(len(self._batches))
+        self._batches = pad_batches(Encoded(samples.encoded, None, samples.labels), _BATCH, samples.pad_id)
         self._labels = torch.cat([batch["labels"] for batch in self._batches]).numpy()
         self._dense: list[torch.Tensor] = []
 
@@ -118,38 +101,22 @@ class Pieces:
         return hashlib.sha256(f"{self._samples} {self._seed}".encode()).hexdigest()
 
     def score(self, model: Any, tell: Tell | None = None) -> Metric:
-        *_, (metric, _) = self.scores(model, tell)
-        return metric
-
-    def scores(self, model: Any, tell: Tell | None = None) -> Iterator[tuple[Metric, bool]]:
-        for found in self._read(model, tell):
-            whole = len(found) == len(self._batches)
-            if whole and model is self._dense_model:
-                self._dense = found
-            yield self._accuracy(found), whole
+        found = self._run(model, tell)
+        if model is self._dense_model:
+            self._dense = found
+        return self._accuracy(found)
 
     def beside_dense(self, model: Any, tell: Tell | None = None) -> Scored:
-        if not self._dense:
-            *_, self._dense = self._read(self._dense_model, None)
-        *_, found = self._read(model, tell)
+        self._dense = self._dense or self._run(self._dense_model, None)
+        found = self._run(model, tell)
         return _scored(self._accuracy(found), divergence(self._dense, found), self._seed)
 
-    def _read(self, model: Any, tell: Tell | None) -> Iterator[list[torch.Tensor]]:
-        """Log-probabilities of the first batches, then of all."""
-        found: list[torch.Tensor] = []
-        for end in self._ends:
-            before, count = len(found), len(self._batches)
-
-            def told(done: int, before: int = before, count: int = count) -> None:
-                if tell:
-                    tell((before + done) / count)
-
-            found = found + log_probabilities(model, self._batches[before:end], told)
-            yield found
+    def _run(self, model: Any, tell: Tell | None) -> list[torch.Tensor]:
+        count = len(self._batches)
+        return log_probabilities(model, self._batches, tell and (lambda done: tell(done / count)))
 
     def _accuracy(self, found: list[torch.Tensor]) -> Metric:
-        said = torch.cat(found).argmax(-1).numpy()
-        return accuracy_metric(said, self._labels[: len(said)], seed=self._seed)
+        return accuracy_metric(torch.cat(found).argmax(-1).numpy(), self._labels, seed=self._seed)
 
 
 class Passages:
@@ -170,9 +137,6 @@ class Passages:
 
     def score(self, model: Any, tell: Tell | None = None) -> Metric:
         return self._text.perplexity(model, tell).metric(self._seed)
-
-    def scores(self, model: Any, tell: Tell | None = None) -> Iterator[tuple[Metric, bool]]:
-        yield self.score(model, tell), True
 
     def beside_dense(self, model: Any, tell: Tell | None = None) -> Scored:
         found, apart = self._text.beside_dense(model, tell)

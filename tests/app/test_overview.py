@@ -179,13 +179,10 @@ def test_what_a_run_has_measured_is_on_screen_while_its_scores_are_to_come(
         and "77.0 ms" in html(at)
         and "Shown:" not in html(at)
     )
-    # Then the score of a part of the text, and that of all.
-    desk.jobs.points.append(answer)  # type: ignore[arg-type]
-    at.run()
-    assert "so far." in html(at) and "scoring…" not in html(at) and not desk.store.results
+    assert not desk.store.results
     desk.jobs.finish("job0")
     at.run()
-    assert "LIVE" in html(at) and "so far" not in html(at) and "80.1" in html(at)
+    assert "LIVE" in html(at) and "scoring…" not in html(at) and "80.1" in html(at)
 
 
 def test_two_tabs_do_not_see_each_other(open_app: Open, desk: Desk) -> None:

@@ -56,24 +56,6 @@ def test_every_piece_counts_whatever_its_length() -> None:
         pieces.score(Parrot(math.nan))
 
 
-def test_of_many_pieces_a_quarter_is_scored_first() -> None:
-    # The first quarter is right, the rest is not; lengths are drawn so that no batch could hold them in this order.
-    encoded = tuple((index % 7,) * (1 + index * 37 % 50) for index in range(400))
-    labels = tuple(index % 7 if index < 100 else 9 for index in range(400))
-    pieces, dense = Pieces(Parrot(), Samples(encoded, labels, pad_id=0), seed=4), Parrot()
-    told: list[float] = []
-    (first, early), (whole, late) = pieces.scores(dense, told.append)
-    assert (
-        (early, late) == (False, True)
-        and (first.value, first.n) == (1.0, 100)
-        and (whole.value, whole.n) == (0.25, 400)
-    )
-    assert told == sorted(told) and told[-1] == 1 and len(told) == len(set(told)) > 10
-    assert pieces.score(dense) == whole == pieces.beside_dense(dense).metric
-    few = Pieces(Parrot(), Samples(encoded[:100], labels[:100], pad_id=0), seed=4)
-    assert [(metric.n, whole) for metric, whole in few.scores(Parrot())] == [(100, True)]
-
-
 def test_pieces_are_scored_as_accuracy_is(scored_folder: Path) -> None:
     loaded = load(str(scored_folder))
     held = held_out(loaded, 30, seed=1)

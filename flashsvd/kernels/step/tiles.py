@@ -201,7 +201,7 @@ def attend_tiles(
     A single query is left to the plain units where heads are few, as there the time is that of waiting; with 16
     sequences of 512 tokens the matrix units, of whose 16 rows 15 are for nothing, took 36 us for 39. There a step, ms
     after 512 and after 4064 tokens: 32 keys by two warps 3.78 and 11.20, by four 3.95 and 12.45, 64 by four 4.08 and
-    13.08, by eight 4.69 and 17.12, 16 by two 4.29 and 15.36, in two shares 4.35 and 13.39. One sequence as in
+    13.08 (in two shares 4.35 and 13.39), by eight 4.69 and 17.12, 16 by two 4.29 and 15.36. One sequence as in
     `head_tiles`, ms of a step: 8 keys by one warp in 32 shares 2.176, 16 keys 2.184, 32 by two warps in 16 shares
     2.219, 64 by four in 8 shares 2.260; in 64 shares 2.253. Where there are many keys more of them have to be on their
     way: after 4000 tokens, us with the heads before and the product after, 32 by two warps in 16 shares 36.6, 64 by
