@@ -60,4 +60,6 @@ class ChartsAhead:
         await self._app(scope, receive, told if scope["type"] == "http" and self._link else send)
 
 
-app = st.App("workbench.py", lifespan=ready, middleware=[Middleware(ChartsAhead)])
+from app.routes import ROUTES  # noqa: E402
+
+app = st.App("workbench.py", lifespan=ready, routes=ROUTES, middleware=[Middleware(ChartsAhead)])

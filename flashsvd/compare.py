@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,7 @@ from flashsvd.results import CompareRequest, Comparison, EngineRun, Metric, Mode
 from flashsvd.session import Session
 
 _NO_ENGINE_TAKES_SO_MANY_TIMES_ANOTHER = 16
+_WARM_CALLS = 3
 _TIMING_SECONDS = {"cpu": 2.0, "cuda": 20.0}
 
 
@@ -75,10 +76,7 @@ def compare(
         try:
             found = _measure(request, loaded, plan, models, decompositions, stage)
             if can_score(loaded):
-                for scored in _scored(request, loaded, models, found, session, stage):
-                    if early:
-                        early(found)
-                    found = scored
+                found = _scored(request, loaded, models, found, session, stage, early or _unheard)
             stage.begin("Done", 1.0)
             return found
         except torch.OutOfMemoryError:
@@ -109,47 +107,56 @@ def _measure(
     found = {name: outputs(model, family, small, mask) for name, model in models.items()}
     reference, reference_name = reference_outputs(models["lowrank"], family, small, mask)
 
-    stage.begin("Timing", 0.3)
+    if device.type == "cuda":
+        stage.begin("Warming up", 0.28)
+        # What is compiled, tuned and kept with the first calls belongs to no recording and no time.
+        for call in calls.values():
+            for _ in range(_WARM_CALLS):
+                call()
+    timelines, peaks = {}, {}
+    for index, name in enumerate(asked):
+        stage.begin(f"Recording the memory of {name}", 0.3 + 0.05 * index / len(asked))
+        timelines[name] = record_timeline(models[name], blocks[name], calls[name])
+        peaks[name] = (
+            allocator_peak_bytes(device, calls[name])
+            if device.type == "cuda"
+            else peak_activation_bytes(timelines[name])
+        )
+
+    stage.begin("Timing", 0.35)
     latency = time_engines(
         calls,
         device,
         repeats=request.repeats,
         budget_seconds=_TIMING_SECONDS[device.type],
-        progress=lambda share: stage.begin("Timing", 0.3 + 0.15 * share),
+        progress=lambda share: stage.begin("Timing", 0.35 + 0.15 * share),
+        # Each has just run this very batch.
+        warm=0,
     )
-    runs = []
-    for index, name in enumerate(asked):
-        stage.begin(f"Recording the memory of {name}", 0.45 + 0.05 * index / len(asked))
-        timeline = record_timeline(models[name], blocks[name], calls[name])
-        peak = (
-            allocator_peak_bytes(device, calls[name])
-            if device.type == "cuda"
-            else peak_activation_bytes(timeline)
-        )
-        quantiles, repeats = latency[name]
-        runs.append(
-            EngineRun(
-                engine=name,
-                backend=choose(device) if name == "flash" else "torch",
-                latency_ms=quantiles,
-                repeats=repeats,
-                peak_activation_bytes=peak,
-                weight_bytes=weight_bytes(models[name]),
-                metric=None,
-                error_vs_lowrank=worst_error(found[name], found["lowrank"]),
-                gate=judge(
-                    found[name],
-                    found["lowrank"],
-                    reference,
-                    name=reference_name,
-                    dtype=loaded.model.dtype,
-                    sublayers=2 * len(blocks[name]),
-                )
-                if name == "flash"
-                else None,
-                timeline=timeline,
+    runs = [
+        EngineRun(
+            engine=name,
+            backend=choose(device) if name == "flash" else "torch",
+            latency_ms=latency[name][0],
+            repeats=latency[name][1],
+            peak_activation_bytes=peaks[name],
+            weight_bytes=weight_bytes(models[name]),
+            metric=None,
+            error_vs_lowrank=worst_error(found[name], found["lowrank"]),
+            gate=judge(
+                found[name],
+                found["lowrank"],
+                reference,
+                name=reference_name,
+                dtype=loaded.model.dtype,
+                sublayers=2 * len(blocks[name]),
             )
+            if name == "flash"
+            else None,
+            timeline=timelines[name],
         )
+        for name in asked
+    ]
     return Comparison(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=describe_machine(device),
@@ -172,8 +179,9 @@ def _scored(
     found: Comparison,
     session: Session,
     stage: _Stage,
-) -> Iterator[Comparison]:
-    """The same with one engine's score more each time. The dense one is kept: no plan changes it.
+    early: Callable[[Comparison], None],
+) -> Comparison:
+    """The same with scores, which are kept; early hears it before each of them.
 
     Low-rank is not scored where flash was found to give the same: its score is that of the factors, too.
     """
@@ -188,12 +196,14 @@ def _scored(
         return held.score(models[name], lambda share: stage.begin(words, 0.5 + span * (index + share)))
 
     for index, name in enumerate(names):
+        early(found)
         make = functools.partial(score, index, name)
-        dense = name == "dense"
-        metric = session.dense_score(loaded, held, make) if dense else make()
+        # What the gate failed is scored again each time: a kernel may be mended.
+        sure = name != "flash" or alike
+        metric = session.score(models[name], name, held, make) if sure else make()
         runs = (dataclasses.replace(run, metric=metric) if run.engine == name else run for run in found.runs)
         found = dataclasses.replace(found, runs=tuple(runs))
-        yield found
+    return found
 
 
 def model_info(loaded: LoadedModel) -> ModelInfo:
@@ -219,6 +229,10 @@ class _Stage:
 
 def _silent(stage: str, share: float) -> None:
     """No progress wanted."""
+
+
+def _unheard(_: Comparison) -> None:
+    """Nothing early wanted."""
 
 
 def _check(request: CompareRequest) -> None:

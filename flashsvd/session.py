@@ -78,11 +78,13 @@ class Session:
         looked_at = (str(calibration),) if chosen.needs else ()
         return self._get(("spectra", *_key(loaded), chosen.spec, *looked_at), make, _spectra_bytes), computed
 
-    def dense_score(self, loaded: LoadedModel, held: HeldOut, make: Callable[[], Metric]) -> Metric:
-        """The dense model's score on a held-out set, which no plan changes: made once on this machine."""
+    def score(self, model: Any, engine: str, held: HeldOut, make: Callable[[], Metric]) -> Metric:
+        """A model's score on a held-out set, made once on this machine for the same weights and engine: the batch that
+        is timed does not change it, nor does a plan that of the dense model.
+        """
+        key = _score_key(model, engine, held)
 
         def score() -> Metric:
-            key = _score_key(loaded, held)
             found = kept(_SCORES, key)
             if found is not None:
                 with contextlib.suppress(KeyError, TypeError, ValueError):
@@ -91,7 +93,7 @@ class Session:
             keep(_SCORES, key, to_json(made))
             return made
 
-        return self._get(("score", *_key(loaded), held.digest()), score, lambda _: 0)
+        return self._get(("score", key), score, lambda _: 0)
 
     def _get(self, key: tuple[str, ...], make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         if key in self._kept:
@@ -104,11 +106,11 @@ class Session:
         return value
 
 
-def _score_key(loaded: LoadedModel, held: HeldOut) -> str:
-    """Of what a dense score is made of: the weights, the text, and what computes."""
-    digest = hashlib.sha256(f"{held.digest()} {loaded.device.type} {torch.__version__}".encode())
-    digest.update(str(loaded.model.config.to_dict()).encode())
-    for name, tensor in loaded.model.state_dict().items():
+def _score_key(model: Any, engine: str, held: HeldOut) -> str:
+    """Of what a score is made of: the weights, the text, and what computes."""
+    digest = hashlib.sha256(f"{held.digest()} {engine} {model.device.type} {torch.__version__}".encode())
+    digest.update(str(model.config.to_dict()).encode())
+    for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]

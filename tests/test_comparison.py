@@ -59,15 +59,26 @@ def test_the_json_has_the_documented_keys(result: Comparison) -> None:
         assert {"name", "value", "n", "low", "high"} <= set(run["metric"])
 
 
-def test_all_but_the_scores_comes_first_and_goes_through_plain_data(request_: CompareRequest) -> None:
-    session, seen, parts = Session(), [], []
-    result = compare(request_, session, early=seen.append)
-    scored = [[run.engine for run in early.runs if run.metric is not None] for early in seen]
+def test_all_but_the_scores_comes_first_and_goes_through_plain_data(
+    request_: CompareRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FLASHSVD_HOME", str(tmp_path))
+    session, seen, parts, stages = Session(), [], [], [""]
+    ahead: list[str] = []
+
+    def early(found: Comparison) -> None:
+        seen.append(found)
+        ahead.append(next(stage for stage in reversed(stages) if stage.startswith(("Timing", "Scoring"))))
+
+    result = compare(request_, session, lambda stage, _: stages.append(stage), early)
+    # Each is heard before the next score is begun, not after it.
+    assert [words.split(" on ")[0] for words in ahead] == ["Timing", "Scoring dense"]
+    scored = [[run.engine for run in first.runs if run.metric is not None] for first in seen]
     assert scored == [[], ["dense"]]
-    for early in seen:
-        whole = zip(early.runs, result.runs, strict=True)
+    for first in seen:
+        whole = zip(first.runs, result.runs, strict=True)
         with_scores = [replace(one, metric=two.metric) for one, two in whole]
-        assert replace(early, runs=tuple(with_scores)) == result
+        assert replace(first, runs=tuple(with_scores)) == result
     KIND.run(request_, session, lambda *_: None, lambda part: parts.append(json.loads(json.dumps(part))))
     read = KIND.part(parts[-1])
     assert [run.engine for run in read.runs] == ["dense", "lowrank", "flash"] and read.plan == result.plan
@@ -76,7 +87,7 @@ def test_all_but_the_scores_comes_first_and_goes_through_plain_data(request_: Co
         assert run.timeline["category"].tolist() == other.timeline["category"].tolist()
 
 
-def test_the_dense_model_is_scored_once_for_all_plans(
+def test_the_same_weights_are_scored_once(
     request_: CompareRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FLASHSVD_HOME", str(tmp_path))
@@ -99,11 +110,14 @@ def test_the_dense_model_is_scored_once_for_all_plans(
     assert count == 1
     assert first.runs[0].metric == second.runs[0].metric and first.runs[2].metric != second.runs[2].metric
     assert scores(session, engines=("dense", "lowrank"))[0] == 1
+    # A batch of another size is no other model.
+    count, third = scores(session, batch=request_.batch + 1)
+    assert count == 0 and third.runs[2].metric == first.runs[2].metric
     # Another draw of pieces is another score, and so are other weights.
     assert scores(session, seed=5)[0] == 2
 
     count, again = scores(Session())
-    assert count == 1 and again.runs[0].metric == first.runs[0].metric
+    assert count == 0 and again.runs[0].metric == first.runs[0].metric
     other = Session()
     next(other.model(request_.model, "fp32", "auto", True).model.parameters()).data.mul_(1.5)
     assert scores(other)[0] == 2

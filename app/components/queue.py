@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import services
 from app.components import markup
-from app.components.jobs import stage_words
+from app.job_words import stage_words
 from flashsvd.errors import FlashSVDError
 
 if TYPE_CHECKING:

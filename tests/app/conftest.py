@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,12 @@ def open_app(desk: Desk) -> Callable[..., AppTest]:
 def html(at: AppTest) -> str:
     """Everything drawn by markup, the sidebar included, the style sheet left out."""
     return "\n".join(item.proto.body for item in at.get("html") if not item.proto.body.startswith("<style"))
+
+
+def standing(at: AppTest) -> list[str]:
+    """What the bars of jobs say."""
+    bars = [item for item in at.get("bidi_component") if item.key.startswith("job_bar_")]
+    return [json.loads(bar.proto.json)["words"] for bar in bars]
 
 
 def charts(at: AppTest) -> list[Any]:

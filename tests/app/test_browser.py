@@ -79,7 +79,7 @@ def test_rank_slider_live_run_cancel_and_two_tabs(tab: Callable[..., Page], scor
     assert no_overflow(page)
 
     page.get_by_role("button", name="Run live").click()
-    page.locator("[data-testid=stProgress]").wait_for(timeout=15_000)
+    page.get_by_role("progressbar").wait_for(timeout=15_000)
 
     # A second tab may wait its turn, cancels, and still shows what it showed.
     other = tab("?batch=1&seq=64")

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from app import services
 from flashsvd.results import CompareRequest, CurveRequest
 from tests.app import fakes
-from tests.app.conftest import Desk, charts, html, link
+from tests.app.conftest import Desk, charts, html, link, standing
 
 Open = Callable[..., AppTest]
 
@@ -34,14 +34,15 @@ def test_run_live_shows_progress_then_live_numbers_and_stores_them(open_app: Ope
     at = open_app()
     at.button(key="run_live").click().run()
     assert isinstance(desk.jobs.requests["job0"], CompareRequest)
-    assert "Timing the dense model" in at.get("progress")[0].proto.text
+    (words,) = standing(at)
+    assert "Timing the dense model" in words
     assert at.button(key="run_live").disabled
     assert "REPLAY" in html(at)
     desk.jobs.finish("job0")
     at.run()
     words = html(at)
     assert "LIVE · CPU, 2 cores" in words and "<b>1.4x faster</b>" in words and "80.1 ±" in words
-    assert not at.get("progress") and not at.button(key="run_live").disabled
+    assert not standing(at) and not at.button(key="run_live").disabled
     assert len(desk.store.results) == 1
 
 
@@ -57,7 +58,7 @@ def test_cancel_keeps_the_numbers(open_app: Open, desk: Desk) -> None:
     at.button(key="cancel_compare").click().run()
     assert desk.jobs.status("job0").state == "cancelled"
     assert "Live run cancelled" in html(at) and "88.4 ± 2.8" in html(at)
-    assert not at.get("progress")
+    assert not standing(at)
 
 
 def test_a_failed_job_is_one_escaped_line_and_loses_nothing(open_app: Open, desk: Desk) -> None:
@@ -190,7 +191,7 @@ def test_two_tabs_do_not_see_each_other(open_app: Open, desk: Desk) -> None:
     one.sidebar.slider(key="w_keep").set_value(20).run()
     one.button(key="run_live").click().run()
     two.run()
-    assert "Shown:" not in html(two) and not two.get("progress")
+    assert "Shown:" not in html(two) and not standing(two)
     desk.jobs.finish("job0")
     one.run(), two.run()
     assert "LIVE" in html(one) and "LIVE" not in html(two)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from flashsvd.kernels.norm.naive import naive_norm
+from flashsvd.kernels.norm.stream import stream_norm
 from flashsvd.kernels.tiles import STREAM_BUDGET_BYTES, accumulate_dtype
 
 
@@ -24,10 +24,8 @@ def stream_embed_norm(
     rows = out.view(-1, out.shape[-1])
     seq = out.shape[1]
     dtype = accumulate_dtype(out.dtype)
-    wide_weight = weight.to(dtype)
-    wide_shift = None if shift is None else shift.to(dtype)
-    # The sum and what the definition of the norm makes of it: up to four tensors of a chunk at once.
-    step = max(1, STREAM_BUDGET_BYTES // (4 * rows.shape[1] * dtype.itemsize))
+    # The sum and the rows that are added to it, or what the norm makes of it: two tensors of a chunk at once.
+    step = max(1, STREAM_BUDGET_BYTES // (2 * rows.shape[1] * dtype.itemsize))
     for start in range(0, rows.shape[0], step):
         # A broadcast index is looked up, not flattened: that would copy it for every sequence.
         token = torch.arange(start, min(start + step, rows.shape[0]), device=out.device)
@@ -35,6 +33,5 @@ def stream_embed_norm(
         total = tables[0].index_select(0, indices[0][b, s]).to(dtype)
         for table, index in zip(tables[1:], indices[1:], strict=True):
             total += table.index_select(0, index[b, s])
-        if bias is not None:
-            total += bias
-        rows[start : start + step] = naive_norm(total, wide_weight, wide_shift, eps, None, kind)
+        stream_norm(total, weight, shift, eps, bias, kind, total)
+        rows[start : start + step] = total
