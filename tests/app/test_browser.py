@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlparse
 
 import pytest
+import streamlit as st
 
 from tests.app.browsing import no_overflow, says, serving, settled
 
@@ -48,12 +50,17 @@ def test_first_full_view_comes_within_five_seconds(browser: Browser, tmp_path: P
     assert min(seconds) < FIRST_VIEW_SECONDS, seconds
 
 
-def test_the_page_names_the_script_of_its_charts(server: str) -> None:
+def test_the_page_names_its_first_scripts_and_they_are_the_files(server: str) -> None:
     with urllib.request.urlopen(server, timeout=30) as page:
-        named = re.findall(r"<(/static/js/PlotlyChart[^>]+)>; rel=modulepreload", page.headers["link"])
-    assert len(named) == 1
-    with urllib.request.urlopen(server + named[0], timeout=30) as script:
-        assert "javascript" in script.headers["content-type"] and "link" not in script.headers
+        named = re.findall(r"<\./([^>]+)>; rel=modulepreload", page.headers["link"])
+    static = Path(st.__file__).parent / "static"
+    for element in ("PlotlyChart", "Slider", "Selectbox", "NumberInput", "Html"):
+        (name,) = [name for name in named if name.startswith(f"static/js/{element}.")]
+        with urllib.request.urlopen(f"{server}/{name}", timeout=30) as script:
+            assert "javascript" in script.headers["content-type"] and "link" not in script.headers
+            assert script.read() == (static / name).read_bytes()
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{server}/static/js/..%2F..%2Findex.html%00.js", timeout=30)
 
 
 def test_rank_slider_live_run_cancel_and_two_tabs(tab: Callable[..., Page], scored_folder: Path) -> None:
