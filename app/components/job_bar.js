@@ -48,10 +48,16 @@ function address(id) {
   return url;
 }
 
-function draw(parent, { words, share }) {
-  const text = parent.querySelector(".words");
-  if (text.textContent !== words) text.textContent = words;
+function draw(parent, { stage, time, share }) {
+  say(parent.querySelector(".stage"), stage);
+  say(parent.querySelector(".time"), time);
   const bar = parent.querySelector("[role=progressbar]");
   bar.setAttribute("aria-valuenow", Math.round(100 * share));
   bar.firstElementChild.style.transform = `scaleX(${share})`;
+}
+
+function say(element, words) {
+  if (element.textContent === words) return;
+  element.textContent = words;
+  element.title = words;
 }

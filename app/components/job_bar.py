@@ -9,11 +9,18 @@ from typing import Any
 import streamlit as st
 
 _HTML = """
-<div class="words"></div>
-<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"><div></div></div>
+<div class="job">
+  <div class="told"><span class="stage"></span><span class="time"></span></div>
+  <div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"><div></div></div>
+</div>
 """
+# A line for each, whatever they say: nothing below moves while a job goes on.
 _CSS = """
-.words { font-size: 13px; line-height: 20px; min-height: 20px; overflow: hidden; text-overflow: ellipsis; }
+.job { container-type: inline-size; }
+.told { display: flex; flex-direction: column; font-size: 13px; line-height: 18px; }
+.stage, .time { min-height: 18px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.time { flex-shrink: 0; font-size: 12px; opacity: 0.7; font-variant-numeric: tabular-nums; }
+@container (min-width: 240px) { .told { flex-direction: row; justify-content: space-between; gap: 10px; } }
 .bar { height: 6px; margin-top: 4px; border-radius: 3px; overflow: hidden; background: var(--st-border-color); }
 .bar div { height: 100%; background: var(--st-primary-color); transform-origin: left; }
 """

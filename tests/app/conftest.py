@@ -70,7 +70,7 @@ def html(at: AppTest) -> str:
 def standing(at: AppTest) -> list[str]:
     """What the bars of jobs say."""
     bars = [item for item in at.get("bidi_component") if item.key.startswith("job_bar_")]
-    return [json.loads(bar.proto.json)["words"] for bar in bars]
+    return [json.loads(bar.proto.json)["stage"] for bar in bars]
 
 
 def charts(at: AppTest) -> list[Any]:

@@ -25,6 +25,14 @@ SIZES = {
     "night": {"viewport": {"width": 1280, "height": 720}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
 }
+# Choices of which a person sees no end, in a column that is too narrow for them.
+CUT_OFF = """
+[...document.querySelectorAll("[data-testid=stMain] [data-testid=stButtonGroup] button")].filter((button) => {
+  const place = button.getBoundingClientRect();
+  const column = button.closest("[data-testid=stColumn], [data-testid=stMainBlockContainer]").getBoundingClientRect();
+  return place.left < column.left - 1 || place.right > column.right + 1;
+}).map((button) => button.innerText)
+"""
 
 
 @pytest.mark.parametrize("size", ["desk", "phone", pytest.param("night", marks=pytest.mark.long)])
@@ -54,6 +62,7 @@ def test_pages_show_no_error_and_cut_nothing_off(
         assert not complaints, view
         assert page.locator("[data-testid=stException], .fs-notice.error").count() == 0, view
         assert no_overflow(page), view
+        assert not page.evaluate(CUT_OFF), view
         assert (page.locator(".fs-dark").count() == 1) == (size != "desk"), view
     context.close()
 

@@ -39,8 +39,9 @@ def test_a_job_is_told_of_until_it_has_ended(desk: Desk) -> None:
     job = desk.jobs.submit(CompareRequest("stdlib-bert", PlanChoice(keep=0.5)))
     socket = Socket(job, {1: lambda: desk.jobs.cancel(job)})
     follow(socket)
-    words = "Timing the dense model · 3 s"
-    assert socket.heard[0] == {"id": job, "words": words, "share": 0.25, "parts": 0, "active": True}
+    stage = "Timing the dense model"
+    first = {"id": job, "stage": stage, "time": "3 s", "share": 0.25, "parts": 0, "active": True}
+    assert socket.heard[0] == first
     assert [now["active"] for now in socket.heard] == [True, False] and socket.closed
 
 
