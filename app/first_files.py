@@ -1,7 +1,7 @@
 """The files of Streamlit's own page that the first view needs: from memory, and asked for all at once.
 
-Streamlit's page hears of the scripts of a widget when the first one is drawn, and reads each of its 110 files from the
-disk when it is asked for, 4 ms a file.
+Streamlit's page hears of the scripts of a widget when the first one is to be drawn, and the server is busy then with
+the page that needs them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class FirstFiles:
         roots = (found.name for name in _DRAWN_FIRST for found in scripts.glob(f"{name}.*.js"))
         first = [f"static/js/{name}" for name in _with_imports(scripts, roots)]
         self._app = app
-        self._held = {f"/{name}": (root / name).read_bytes() for name in {*linked, *first}}
+        files = {name: root / name for name in (*linked, *first)}
+        self._held = {f"/{name}": file.read_bytes() for name, file in files.items() if file.is_file()}
         ahead = (f"<./{name}>; rel=modulepreload" for name in first if name not in linked)
         self._link = ", ".join(ahead).encode()
 

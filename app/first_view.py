@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 
+# Loaded for what it loads.
 import app.components.page  # noqa: F401
 from app import services, session
 from app.state import Settings

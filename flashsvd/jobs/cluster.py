@@ -21,7 +21,8 @@ _QUIET = {
     "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
     "DASK_DISTRIBUTED__SCHEDULER__ACTIVE_MEMORY_MANAGER__START": "False",
 }
-"""What Dask does of its own for clusters of hundreds."""
+"""What Dask does of its own for clusters of hundreds: scheduler, nanny and worker took 29 % of a core with no job to
+run, and 10 % without."""
 
 
 def own_cluster(limits: Limits) -> Any:

@@ -106,7 +106,8 @@ class _Hidden(NamedTuple):
 
 def _padding(key_mask: torch.Tensor | None, b: slice, n: slice) -> _Hidden | None:
     """What is hidden of a tile's keys, None for nothing; on a CPU, which can tell at once, of no more columns than it
-    takes: 93 of 100 keys of a padded batch are none's padding, and to fill a column costs as much as to multiply it.
+    takes: nearly all keys of a padded batch are nobody's padding, and to fill a tile takes two thirds of what its
+    product takes (86 and 126 us on one core).
     """
     if key_mask is None:
         return None
