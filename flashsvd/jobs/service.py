@@ -20,7 +20,7 @@ from flashsvd.jobs.pieces import Piece, Pieces
 from flashsvd.jobs.status import JobStatus, QueuedJob, State
 from flashsvd.results import Machine
 
-_CANCEL_SECONDS = 10.0
+_LET_GO_SECONDS, _CANCEL_SECONDS = 0.9, 10.0
 _RESTART_SECONDS = 60.0
 _WATCH_SECONDS = 1.0
 _KEPT_JOBS = 200
@@ -50,11 +50,14 @@ class JobService:
         self._limits = limits
         self._typical: dict[str, float] = {}
         self._restarted = -_RESTART_SECONDS
+        self._restarting = False
+        self._fallen: list[Job] = []
         self._idle_seconds = idle_seconds
         self._wanted = threading.Event()
         self._on_result = on_result
         self._lock = threading.RLock()
         self._jobs: dict[str, Job] = {}
+        self._deaf: dict[str, Pieces] = {}
         self._machines: tuple[Machine, ...] = ()
         self._client: Any = None
         self._cluster: Any = None
@@ -216,7 +219,9 @@ class JobService:
     def _submit(
         self, job: Job, pieces: Pieces, piece: Piece, ending: str, task: Callable[..., Any], *arguments: Any
     ) -> None:
-        piece.future = self._client.submit(task, *arguments, key=f"job-{job.id}{ending}", pure=False)
+        # The same key again would be the task that fell, and its error.
+        key = f"job-{job.id}{'-again' if job.sent_again else ''}{ending}"
+        piece.future = self._client.submit(task, *arguments, key=key, pure=False)
         piece.future.add_done_callback(lambda future: self._ended(job, pieces, piece, future))
 
     def _hear(self, event: tuple[float, Any]) -> None:
@@ -245,6 +250,8 @@ class JobService:
             error: BaseException | None = None
         except BaseException as problem:
             result, error = None, problem
+        with self._lock:
+            self._deaf.pop(job.id, None)
         if not pieces.several:
             self._finished(job, result, error)
             return
@@ -294,7 +301,11 @@ class JobService:
                 self._end(job, "done")
             elif self._was_elsewhere(job, error):
                 job.sent_again, job.parts = True, []
-                self._send(job)
+                if self._restarting:
+                    job.state = "queued"
+                    self._fallen.append(job)
+                else:
+                    self._send(job)
             elif type(error).__name__ == "KilledWorker":
                 self._end(
                     job,
@@ -308,7 +319,8 @@ class JobService:
     def _was_elsewhere(self, job: Job, error: BaseException | None) -> bool:
         """Whether a job fell with a worker that was restarted for the sake of another."""
         killed = type(error).__name__ == "KilledWorker"
-        return killed and not job.sent_again and time.monotonic() - self._restarted < _RESTART_SECONDS
+        recent = time.monotonic() - self._restarted < _RESTART_SECONDS and job.created < self._restarted
+        return killed and not job.sent_again and recent
 
     def _allowed(self) -> str:
         limit = self._limits.memory_bytes
@@ -346,14 +358,33 @@ class JobService:
         _stop(self._client, job.id, job.pieces.waiting())
 
     def _unstick(self, job: Job) -> None:
-        """A job that does not hear its cancel loses its worker."""
-        if job.state == "running" and job.cancel_at and time.monotonic() - job.cancel_at > _CANCEL_SECONDS:
+        """A job that does not hear its cancel, as while a model loads, has ended for whoever waits for it; a worker
+        that still has not heard it is started anew."""
+        if job.cancel_at is None:
+            return
+        waited = time.monotonic() - job.cancel_at
+        if job.state == "running" and waited > (_CANCEL_SECONDS if job.pieces.several else _LET_GO_SECONDS):
+            # Held, as of a task that nobody holds nothing is heard.
+            self._deaf[job.id] = job.pieces
             if job.over is not None:
                 self._end(job, "failed", error=job.over)
             else:
                 self._end(job, "cancelled")
-            client, self._restarted = self._client, time.monotonic()
-            threading.Thread(target=lambda: _restart(client), daemon=True).start()
+        if job.id in self._deaf and waited > _CANCEL_SECONDS:
+            del self._deaf[job.id]
+            self._restarted, self._restarting = time.monotonic(), True
+            threading.Thread(target=self._restart, daemon=True).start()
+
+    def _restart(self) -> None:
+        """Starts the workers anew, then sends the jobs that fell with them: sent before, they would fall again."""
+        with contextlib.suppress(Exception):
+            self._client.restart_workers(list(self._client.scheduler_info()["workers"]), timeout=30)
+        with self._lock:
+            self._restarting = False
+            fallen, self._fallen = self._fallen, []
+            for job in fallen:
+                if job.active:
+                    self._send(job)
 
     def _forget_old(self) -> None:
         for old in list(self._jobs)[:-_KEPT_JOBS]:
@@ -374,8 +405,3 @@ def _tell_cancel(client: Any, job_id: str, waiting: list[Any]) -> None:
             future.cancel()
     with contextlib.suppress(Exception):
         client.run(request_cancel, job_id)
-
-
-def _restart(client: Any) -> None:
-    with contextlib.suppress(Exception):
-        client.restart_workers(list(client.scheduler_info()["workers"]), timeout=30)

@@ -132,6 +132,51 @@ def test_a_cancel_is_heard_and_the_next_job_runs(
         service.result(running)
 
 
+def _worker_process() -> psutil.Process:
+    """The one that holds the models, of this process's youngest service."""
+    found = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if any("spawn_main" in word for word in child.cmdline())
+    ]
+    return max(found, key=lambda child: child.create_time())
+
+
+def test_who_cancels_does_not_wait_for_a_worker_that_does_not_hear(
+    service: JobService, long_request: CompareRequest, request_: CompareRequest
+) -> None:
+    running = service.submit(long_request)
+    _wait_for_start(service, running)
+    worker = _worker_process()
+    # As while it loads a large model.
+    worker.suspend()
+    try:
+        service.cancel(running)
+        assert service.wait(running, 2.0).state == "cancelled"
+        last = service.submit(request_)
+    finally:
+        worker.resume()
+    assert service.wait(last, 60).state == "done"
+    # It heard it in time, and keeps its models.
+    assert _worker_process().pid == worker.pid
+
+
+@pytest.mark.long
+def test_a_worker_that_never_hears_is_started_anew_and_the_next_job_runs(
+    service: JobService, long_request: CompareRequest, request_: CompareRequest
+) -> None:
+    running = service.submit(long_request)
+    _wait_for_start(service, running)
+    worker = _worker_process()
+    worker.suspend()
+    service.cancel(running)
+    assert service.wait(running, 2.0).state == "cancelled"
+    last = service.submit(request_)
+    status = service.wait(last, 120)
+    assert status.state == "done", status
+    assert not worker.is_running() and _worker_process().pid != worker.pid
+
+
 def test_a_failed_job_is_one_line_and_the_worker_goes_on(
     service: JobService, request_: CompareRequest
 ) -> None:
