@@ -117,7 +117,9 @@ class Grid {
     }
     this.ranks = ranks;
     const at = plan.at.join();
-    if (at !== this.lastAt && !this.drag && !this.burst) {
+    // An answer to an earlier message knows nothing of where the cursor went since.
+    const late = this.pending.length || this.looking;
+    if (at !== this.lastAt && !this.drag && !this.burst && !late) {
       this.lastAt = at;
       const column = this.columnOf(plan.at[1], plan.at[2]);
       if (column >= 0) this.cursor = { layer: plan.at[0], column };
@@ -736,7 +738,10 @@ class Grid {
       this.ahead = null;
       this.cursor = { layer: clamp(was.layer + down, layers - 1), column: clamp(was.column + right, columns - 1) };
       clearTimeout(this.looking);
-      this.looking = setTimeout(() => !this.stopped && !this.drag && !this.burst && this.send({ do: "look" }), BURST_MS);
+      this.looking = setTimeout(() => {
+        this.looking = 0;
+        if (!this.stopped && !this.drag && !this.burst) this.send({ do: "look" });
+      }, BURST_MS);
     }
     this.intoView();
     this.draw({ over: true });
