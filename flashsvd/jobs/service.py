@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flashsvd.errors import FlashSVDError, format_bytes
+from flashsvd.jobs.cancelling import stop
 from flashsvd.jobs.cluster import own_cluster
 from flashsvd.jobs.job import Job, status_of
 from flashsvd.jobs.kinds import kind_of
@@ -140,7 +141,7 @@ class JobService:
                 if not waiting:
                     return
         # A job that counts as queued may have begun this very moment: the worker is told either way.
-        _stop(client, job_id, waiting)
+        stop(client, job_id, waiting)
 
     def machines(self) -> tuple[Machine, ...]:
         """The machine of every worker that has answered."""
@@ -266,7 +267,7 @@ class JobService:
                 result, error = Failure("cancelled", cancelled=True), None
             elif error is not None or isinstance(result, Failure):
                 if not self._was_elsewhere(job, error):
-                    _stop(self._client, job.id, pieces.waiting())
+                    stop(self._client, job.id, pieces.waiting())
             elif piece is not pieces.joining:
                 if pieces.over:
                     results, number = [one.result for one in pieces.members], len(pieces.members)
@@ -281,7 +282,10 @@ class JobService:
         from flashsvd.jobs.tasks import Failure
 
         warning = None
-        if self._on_result and error is None and not isinstance(result, Failure):
+        with self._lock:
+            # What ends well after its cancel is not kept: whoever cancelled it was told that it is over.
+            wanted = job.active and job.cancel_at is None
+        if wanted and self._on_result and error is None and not isinstance(result, Failure):
             try:
                 self._on_result(result)
             except Exception as problem:
@@ -355,7 +359,7 @@ class JobService:
             f"{SECONDS_VARIABLE}"
         )
         job.stage, job.cancel_at = "Stopping", time.monotonic()
-        _stop(self._client, job.id, job.pieces.waiting())
+        stop(self._client, job.id, job.pieces.waiting())
 
     def _unstick(self, job: Job) -> None:
         """A job that does not hear its cancel, as while a model loads, has ended for whoever waits for it; a worker
@@ -383,25 +387,10 @@ class JobService:
             self._restarting = False
             fallen, self._fallen = self._fallen, []
             for job in fallen:
-                if job.active:
+                if job.active and not self._closed.is_set():
                     self._send(job)
 
     def _forget_old(self) -> None:
         for old in list(self._jobs)[:-_KEPT_JOBS]:
             if not self._jobs[old].active:
                 del self._jobs[old]
-
-
-def _stop(client: Any, job_id: str, waiting: list[Any]) -> None:
-    """Takes back what waits and tells the workers. In a thread of its own: a page must not wait for a busy worker."""
-    threading.Thread(target=_tell_cancel, args=(client, job_id, waiting), daemon=True).start()
-
-
-def _tell_cancel(client: Any, job_id: str, waiting: list[Any]) -> None:
-    from flashsvd.jobs.tasks import request_cancel
-
-    for future in waiting:
-        with contextlib.suppress(Exception):
-            future.cancel()
-    with contextlib.suppress(Exception):
-        client.run(request_cancel, job_id)

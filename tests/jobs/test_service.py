@@ -142,37 +142,53 @@ def _worker_process() -> psutil.Process:
     return max(found, key=lambda child: child.create_time())
 
 
+def _cancelled_on_a_worker_that_does_not_hear(service: JobService, request: CompareRequest) -> psutil.Process:
+    """The worker, suspended, as one that loads a large model; the job has ended for whoever waits for it."""
+    running = service.submit(request)
+    _wait_for_start(service, running)
+    worker = _worker_process()
+    worker.suspend()
+    service.cancel(running)
+    ended = service.wait(running, 2.0)
+    if ended.state != "cancelled":
+        worker.resume()
+    assert ended.state == "cancelled"
+    return worker
+
+
 def test_who_cancels_does_not_wait_for_a_worker_that_does_not_hear(
     service: JobService, long_request: CompareRequest, request_: CompareRequest
 ) -> None:
-    running = service.submit(long_request)
-    _wait_for_start(service, running)
-    worker = _worker_process()
-    # As while it loads a large model.
-    worker.suspend()
-    try:
-        service.cancel(running)
-        assert service.wait(running, 2.0).state == "cancelled"
-        last = service.submit(request_)
-    finally:
-        worker.resume()
+    worker = _cancelled_on_a_worker_that_does_not_hear(service, long_request)
+    last = service.submit(request_)
+    worker.resume()
     assert service.wait(last, 60).state == "done"
     # It heard it in time, and keeps its models.
     assert _worker_process().pid == worker.pid
+
+
+def test_what_ends_well_after_its_cancel_is_not_kept(request_: CompareRequest) -> None:
+    kept: list[object] = []
+    service = JobService(on_result=kept.append)
+    try:
+        job = service.submit(request_)
+        assert service.wait(job, 60).state == "done" and len(kept) == 1
+        late = service.submit(replace(request_, repeats=4))
+        asked = service._jobs[late]
+        _wait_for_start(service, late)
+        service.cancel(late)
+        service._finished(asked, service.result(job), None)
+        assert service.status(late).state == "cancelled" and len(kept) == 1
+    finally:
+        service.close()
 
 
 @pytest.mark.long
 def test_a_worker_that_never_hears_is_started_anew_and_the_next_job_runs(
     service: JobService, long_request: CompareRequest, request_: CompareRequest
 ) -> None:
-    running = service.submit(long_request)
-    _wait_for_start(service, running)
-    worker = _worker_process()
-    worker.suspend()
-    service.cancel(running)
-    assert service.wait(running, 2.0).state == "cancelled"
-    last = service.submit(request_)
-    status = service.wait(last, 120)
+    worker = _cancelled_on_a_worker_that_does_not_hear(service, long_request)
+    status = service.wait(service.submit(request_), 120)
     assert status.state == "done", status
     assert not worker.is_running() and _worker_process().pid != worker.pid
 
@@ -198,10 +214,7 @@ def test_a_killed_worker_costs_its_job_and_comes_back(
 ) -> None:
     job = service.submit(long_request)
     _wait_for_start(service, job)
-    workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
-    assert workers
-    for worker in workers:
-        worker.kill()
+    _worker_process().kill()
     status = service.wait(job, 60)
     assert status.state == "failed" and "worker process died" in (status.error or "")
     assert service.wait(service.submit(request_), 90).state == "done"
